@@ -1,0 +1,1 @@
+"""Shelf: what can be measured (edgedistill/plugins.py documents the verbs)."""

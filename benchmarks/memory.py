@@ -1,0 +1,25 @@
+"""Resident memory of the process that runs the artifact, by stage."""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgedistill.types import BenchmarkResult, Json
+
+REQUIRES: tuple[str, ...] = ()
+STAGES = ("baseline", "after_import", "after_load", "peak")
+
+
+def measure(results: Sequence[BenchmarkResult]) -> Json:
+    """Median over the rounds, in bytes: Python and numpy alone, runtime imported, model loaded, highest ever."""
+    return {
+        "memory_bytes": {
+            stage: int(statistics.median(result.document["memory_bytes"][stage] for result in results))
+            for stage in STAGES
+        },
+        "flags": [],
+    }

@@ -1,0 +1,1 @@
+"""Shelf: where an artifact can run (edgedistill/plugins.py documents the verbs)."""

@@ -1,0 +1,349 @@
+"""Runs ONE artifact on the machine it stands on and prints one JSON document.
+
+This file is all that is copied to a device: it needs Python 3.8 or newer, numpy and one runtime, and
+nothing of EdgeDistill. Usage:
+
+    python agent.py MODEL --runtime onnxruntime|tflite-runtime|litert|openvino
+                    [--threads N] [--inputs X.npz --outputs Y.npz]
+                    [--queries N --duration SECONDS --warmup SECONDS]
+
+With --outputs every sample of X.npz (first axis) is computed at batch 1 and written as float32. With
+--queries a single stream is timed: at least N inferences and SECONDS seconds; input copies into the
+runtime are timed, quantising and normalising are not. Each stage is timed apart, and memory is that
+of this process (resident set, from /proc). Exit code 3, with {"error": ...}, when the runtime refuses.
+"""
+
+import os
+import sys
+
+# On a host this file lies beside modules named like the standard library's (types, statistics).
+_HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:] = [p for p in sys.path if os.path.abspath(p or os.getcwd()) != _HERE]
+
+import argparse
+import json
+import platform
+import resource
+import time
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import numpy as np
+
+SCHEMA = "edgedistill.agent/1"
+Arrays = Dict[str, Any]  # name -> numpy array
+
+
+class Refused(Exception):
+    """The runtime is missing or refuses the file or the inputs: (code, message)."""
+
+
+class Session:
+    """A model opened by a runtime: float in, float out, quantisation outside of `run`."""
+
+    def __init__(
+        self,
+        inputs: List[Dict[str, Any]],
+        outputs: List[Dict[str, Any]],
+        run: Callable[[List[Any]], List[Any]],
+        facts: Dict[str, Any],
+    ) -> None:
+        self.inputs = inputs
+        self.outputs = outputs
+        self.run = run
+        self.facts = facts
+
+
+def _static(shape: List[Any]) -> List[int]:
+    """Dynamic axes are run at 1."""
+    return [d if isinstance(d, int) and d > 0 else 1 for d in shape]
+
+
+def open_onnxruntime(path: str, threads: int) -> Session:
+    """ONNX in onnxruntime, CPU provider, all graph optimisations."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    dtypes = {"float": "float32", "double": "float64"}
+    inputs = []
+    for i in session.get_inputs():
+        dtype = i.type[len("tensor(") : -1]
+        inputs.append({"name": i.name, "shape": _static(i.shape), "dtype": dtypes.get(dtype, dtype)})
+    outputs = [{"name": o.name} for o in session.get_outputs()]
+    names = [i["name"] for i in inputs]
+    wanted = [o["name"] for o in outputs]
+    facts = {"providers": session.get_providers(), "graph_optimization": "all"}
+    return Session(inputs, outputs, lambda feed: session.run(wanted, dict(zip(names, feed))), facts)
+
+
+def _open_tflite(interpreter_class: Any, path: str, threads: int) -> Session:
+    interpreter = interpreter_class(model_path=path, num_threads=threads)
+    interpreter.allocate_tensors()
+    inputs, outputs = [], []
+    for listed, tensors in ((inputs, interpreter.get_input_details()), (outputs, interpreter.get_output_details())):
+        for t in tensors:
+            scale, zero_point = t["quantization"]
+            entry = {"name": t["name"], "shape": [int(d) for d in t["shape"]], "dtype": np.dtype(t["dtype"]).name}
+            if scale:
+                entry["quantization"] = {"scale": float(scale), "zero_point": int(zero_point)}
+            listed.append((entry, t["index"]))
+    in_index = [index for _, index in inputs]
+    out_index = [index for _, index in outputs]
+
+    def run(feed: List[Any]) -> List[Any]:
+        for index, value in zip(in_index, feed):
+            interpreter.set_tensor(index, value)
+        interpreter.invoke()
+        return [interpreter.get_tensor(index) for index in out_index]
+
+    facts = {"delegate": "runtime default (XNNPACK where built in)"}
+    return Session([e for e, _ in inputs], [e for e, _ in outputs], run, facts)
+
+
+def open_tflite_runtime(path: str, threads: int) -> Session:
+    """TFLite in tflite-runtime."""
+    from tflite_runtime.interpreter import Interpreter
+
+    return _open_tflite(Interpreter, path, threads)
+
+
+def open_litert(path: str, threads: int) -> Session:
+    """TFLite in LiteRT (ai-edge-litert)."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    return _open_tflite(Interpreter, path, threads)
+
+
+def open_openvino(path: str, threads: int) -> Session:
+    """OpenVINO IR on its CPU plug-in, static shapes, float32 hint (its default may be bf16)."""
+    import openvino as ov
+
+    core = ov.Core()
+    model = core.read_model(path)
+    shapes = {}
+    inputs = []
+    for port in model.inputs:
+        shape = [1 if d.is_dynamic else d.get_length() for d in port.get_partial_shape()]
+        shapes[port] = shape
+        inputs.append({"name": port.get_any_name(), "shape": shape, "dtype": port.get_element_type().to_dtype().name})
+    reshaped = any(port.get_partial_shape().is_dynamic for port in model.inputs)
+    if reshaped:
+        model.reshape(shapes)
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = core.compile_model(model, "CPU", settings)
+    request = compiled.create_infer_request()
+    outputs = [{"name": p.get_any_name()} for p in compiled.outputs]
+    in_force = {key: str(compiled.get_property(key)) for key in ("INFERENCE_PRECISION_HINT", "INFERENCE_NUM_THREADS")}
+
+    def run(feed: List[Any]) -> List[Any]:
+        for index, value in enumerate(feed):
+            request.set_input_tensor(index, ov.Tensor(value))
+        request.infer()
+        return [request.get_output_tensor(i).data for i in range(len(outputs))]
+
+    return Session(inputs, outputs, run, {"in_force": in_force, "reshaped_to_static": reshaped})
+
+
+OPENERS = {
+    # runtime: (opener, the module to import, the distribution whose version counts)
+    "onnxruntime": (open_onnxruntime, "onnxruntime", "onnxruntime"),
+    "tflite-runtime": (open_tflite_runtime, "tflite_runtime.interpreter", "tflite-runtime"),
+    "litert": (open_litert, "ai_edge_litert.interpreter", "ai-edge-litert"),
+    "openvino": (open_openvino, "openvino", "openvino"),
+}  # type: Dict[str, Tuple[Callable[[str, int], Session], str, str]]
+
+
+def _memory_bytes() -> Dict[str, int]:
+    """Resident set now and at its peak, of this process."""
+    try:
+        with open("/proc/self/status") as status:
+            fields = dict(line.split(":", 1) for line in status)
+        return {key: int(fields[name].split()[0]) * 1024 for key, name in (("now", "VmRSS"), ("peak", "VmHWM"))}
+    except (OSError, KeyError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return {"now": peak, "peak": peak}
+
+
+def _drop_page_cache(path: str) -> bool:
+    """Ask the kernel to forget the model's files; True when it took the request."""
+    stem = os.path.splitext(path)[0]
+    try:
+        for name in (path, stem + ".bin"):
+            if os.path.exists(name):
+                descriptor = os.open(name, os.O_RDONLY)
+                try:
+                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+                finally:
+                    os.close(descriptor)
+        return True
+    except (OSError, AttributeError):
+        return False
+
+
+def _version(distribution: str) -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _import(module: str, runtime: str) -> float:
+    """Import the runtime; milliseconds it took."""
+    started = time.perf_counter()
+    try:
+        __import__(module)
+    except ImportError as error:
+        raise Refused("runtime_missing", "%s is not installed here: %s" % (runtime, error))
+    return (time.perf_counter() - started) * 1e3
+
+
+def _open(opener: Callable[[str, int], Session], path: str, threads: int) -> Tuple[Session, float]:
+    started = time.perf_counter()
+    try:
+        session = opener(path, threads)
+    except Exception as error:  # every runtime has its own types; all mean that the file was refused
+        raise Refused("artifact_refused", "%s: %s" % (type(error).__name__, error))
+    return session, (time.perf_counter() - started) * 1e3
+
+
+def _encode(array: Any, spec: Dict[str, Any]) -> Any:
+    """A float sample as the model takes it: quantised where its input is an integer with a scale."""
+    if "quantization" in spec:
+        limits = np.iinfo(spec["dtype"])
+        scaled = np.round(array / spec["quantization"]["scale"]) + spec["quantization"]["zero_point"]
+        array = np.clip(scaled, limits.min, limits.max)
+    return np.ascontiguousarray(array, dtype=spec["dtype"]).reshape(spec["shape"])
+
+
+def _decode(array: Any, spec: Dict[str, Any]) -> Any:
+    """A model's output as float32."""
+    values = np.asarray(array).astype(np.float32)
+    if "quantization" in spec:
+        values = (values - spec["quantization"]["zero_point"]) * np.float32(spec["quantization"]["scale"])
+    return values
+
+
+def _load_inputs(path: Optional[str], session: Session) -> List[List[Any]]:
+    """Samples as lists of model-ready arrays in the model's order; random ones without a file."""
+    if path is None:
+        rng = np.random.RandomState(0)
+        return [[_encode(rng.standard_normal(s["shape"]), s) for s in session.inputs]]
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    names = [s["name"] for s in session.inputs]
+    if set(names) != set(arrays):
+        # converters rename inputs; their order is kept
+        if len(names) != len(arrays):
+            raise Refused("inputs", "the model takes %d inputs %s, the file holds %s" % (len(names), names, sorted(arrays)))
+        arrays = dict(zip(names, arrays.values()))
+    for spec in session.inputs:
+        sample = arrays[spec["name"]].shape[1:]
+        if int(np.prod(sample)) != int(np.prod(spec["shape"])):
+            raise Refused("inputs", "input %r takes %s a sample, the file holds %s" % (spec["name"], spec["shape"][1:], list(sample)))
+    count = len(next(iter(arrays.values())))
+    return [[_encode(arrays[s["name"]][i], s) for s in session.inputs] for i in range(count)]
+
+
+def _compute(session: Session, samples: List[List[Any]], path: str) -> int:
+    """Run every sample and write the outputs, one row a sample."""
+    rows = {spec["name"]: [] for spec in session.outputs}  # type: Dict[str, List[Any]]
+    for feed in samples:
+        for spec, value in zip(session.outputs, session.run(feed)):
+            rows[spec["name"]].append(np.array(_decode(value, spec)).reshape(-1 if np.ndim(value) < 2 else np.shape(value)[1:]))
+    arrays = {name: np.stack(values) for name, values in rows.items()}
+    with open(path, "wb") as stream:
+        np.savez(stream, **arrays)
+    return len(samples)
+
+
+def _stream(session: Session, samples: List[List[Any]], queries: int, seconds: float) -> List[int]:
+    """Time single inferences, nanoseconds each, cycling through the samples."""
+    taken = []
+    started = time.perf_counter_ns()
+    until = started + int(seconds * 1e9)
+    while len(taken) < queries or time.perf_counter_ns() < until:
+        feed = samples[len(taken) % len(samples)]
+        before = time.perf_counter_ns()
+        session.run(feed)
+        taken.append(time.perf_counter_ns() - before)
+    return taken
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Parse the arguments, run, print the document; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--runtime", required=True, choices=sorted(OPENERS))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--inputs", help=".npz, first axis of every array: samples")
+    parser.add_argument("--outputs", help=".npz to write, one row a sample")
+    parser.add_argument("--queries", type=int, default=0, help="time at least so many inferences")
+    parser.add_argument("--duration", type=float, default=0.0, help="and at least so many seconds")
+    parser.add_argument("--warmup", type=float, default=0.2, help="seconds before timing")
+    arguments = parser.parse_args(argv)
+    try:
+        document = measure(arguments)
+    except Refused as refused:
+        code, message = refused.args
+        print(json.dumps({"schema": SCHEMA, "error": {"code": code, "message": message}}))
+        return 3
+    print(json.dumps(document))
+    return 0
+
+
+def measure(arguments: argparse.Namespace) -> Dict[str, Any]:
+    """One process's whole life with a model, stage by stage."""
+    opener, module, distribution = OPENERS[arguments.runtime]
+    memory = {"baseline": _memory_bytes()["now"]}
+    import_ms = _import(module, arguments.runtime)
+    memory["after_import"] = _memory_bytes()["now"]
+    dropped = _drop_page_cache(arguments.model)
+    session, load_cold_ms = _open(opener, arguments.model, arguments.threads)
+    memory["after_load"] = _memory_bytes()["now"]
+    samples = _load_inputs(arguments.inputs, session)
+    started = time.perf_counter()
+    session.run(samples[0])
+    first_ms = (time.perf_counter() - started) * 1e3
+    document = {
+        "schema": SCHEMA,
+        "runtime": arguments.runtime,
+        "runtime_version": _version(distribution),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+        "threads": arguments.threads,
+        "inputs": session.inputs,
+        "outputs": session.outputs,
+        "facts": session.facts,
+        "import_ms": import_ms,
+        "load_cold_ms": load_cold_ms,
+        "page_cache": "dropped before the cold load" if dropped else "kept",
+        "first_inference_ms": first_ms,
+    }  # type: Dict[str, Any]
+    if arguments.outputs:
+        document["samples"] = _compute(session, samples, arguments.outputs)
+    if arguments.queries > 0:
+        _stream(session, samples, 1, arguments.warmup)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+        document["latency_ns"] = _stream(session, samples, arguments.queries, arguments.duration)
+        document["involuntary_switches"] = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - before
+    memory["peak"] = _memory_bytes()["peak"]  # before the second load, which would be counted twice
+    document["memory_bytes"] = memory
+    del session
+    document["load_warm_ms"] = _open(opener, arguments.model, arguments.threads)[1]
+    return document
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""From raw samples to the model-ready training and evaluation splits, stored as plain .npy files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgedistill.data.sources import Raw, Samples
+from edgedistill.errors import DataError
+from edgedistill.recipe import Normalize
+from edgedistill.types import Json, Normalization
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Literal
+
+
+@dataclass(frozen=True)
+class Data:
+    """Model-ready splits: inputs (n, ...) float32, labels (n,) int64; the arrays may be memory-mapped."""
+
+    train_inputs: np.ndarray
+    train_labels: np.ndarray
+    eval_inputs: np.ndarray
+    eval_labels: np.ndarray
+    class_names: tuple[str, ...]
+    normalization: Normalization
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one model-ready sample."""
+        return tuple(int(d) for d in self.train_inputs.shape[1:])
+
+
+def prepare(
+    raw: Raw, normalize: Literal["auto", "none"] | Normalize, evaluation_fraction: float, seed: int
+) -> Data:
+    """Split and normalise. Statistics are those of the training split alone.
+
+    Raises:
+        DataError: a class has too few samples to stand in both splits, or the normalisation does not fit.
+    """
+    train, evaluation = (
+        (raw.train, raw.evaluation) if raw.evaluation else _split(raw.train, evaluation_fraction, seed)
+    )
+    count = 1 + int(max(train.labels.max(), evaluation.labels.max()))
+    names = raw.class_names or tuple(str(n) for n in range(count))
+    normalization = _normalization(train, normalize, raw.unit)
+    return Data(
+        apply(normalization, train.inputs),
+        train.labels.astype(np.int64),
+        apply(normalization, evaluation.inputs),
+        evaluation.labels.astype(np.int64),
+        names,
+        normalization,
+    )
+
+
+def apply(normalization: Normalization, raw: np.ndarray) -> np.ndarray:
+    """(raw - mean) / std per channel (axis 1), as float32."""
+    shape = (1, -1) + (1,) * (raw.ndim - 2)
+    mean = np.array(normalization.mean, dtype=np.float32).reshape(shape)
+    std = np.array(normalization.std, dtype=np.float32).reshape(shape)
+    return ((raw - mean) / std).astype(np.float32)
+
+
+def save(data: Data, folder: Path) -> None:
+    """Write the splits and their description."""
+    for name in ("train_inputs", "train_labels", "eval_inputs", "eval_labels"):
+        np.save(folder / f"{name}.npy", getattr(data, name), allow_pickle=False)
+    norm = data.normalization
+    document: Json = {
+        "class_names": list(data.class_names),
+        "normalization": {"mean": list(norm.mean), "std": list(norm.std), "raw": norm.raw},
+        "train_samples": len(data.train_labels),
+        "eval_samples": len(data.eval_labels),
+    }
+    (folder / "data.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+
+
+def load(folder: Path) -> Data:
+    """Read what `save` wrote; the arrays stay on disk until they are used."""
+    document = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+    norm = document["normalization"]
+
+    def array(name: str) -> np.ndarray:
+        return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+
+    return Data(
+        array("train_inputs"),
+        array("train_labels"),
+        array("eval_inputs"),
+        array("eval_labels"),
+        tuple(document["class_names"]),
+        Normalization(tuple(norm["mean"]), tuple(norm["std"]), norm["raw"]),
+    )
+
+
+def _split(samples: Samples, evaluation_fraction: float, seed: int) -> tuple[Samples, Samples]:
+    """Stratified and seeded (scikit-learn)."""
+    from sklearn.model_selection import train_test_split
+
+    counts = np.bincount(samples.labels.astype(np.int64))
+    rare = [int(c) for c in np.flatnonzero((counts > 0) & (counts < 2))]  # noqa: PLR2004 - one for each split
+    if rare:
+        raise DataError(
+            f"class {rare[0]} has a single sample and cannot stand in both splits",
+            where=samples.where,
+            expected="at least 2 samples of every class",
+            got=f"1 sample of class {rare[0]}",
+            fix="add samples, drop the class, or give an evaluation split of your own",
+        )
+    try:
+        train, evaluation = train_test_split(
+            np.arange(len(samples.labels)),
+            test_size=evaluation_fraction,
+            stratify=samples.labels,
+            random_state=seed,
+        )
+    except ValueError as error:
+        raise DataError(
+            f"the samples cannot be split by class: {error}",
+            where=samples.where,
+            expected="both splits to hold every class",
+            got=f"{len(samples.labels)} samples, evaluation_fraction {evaluation_fraction}",
+            fix="add samples or change data.evaluation_fraction",
+        ) from error
+
+    def part(rows: np.ndarray) -> Samples:
+        return Samples(samples.inputs[np.sort(rows)], samples.labels[np.sort(rows)], samples.where)
+
+    return part(train), part(evaluation)
+
+
+def _normalization(
+    train: Samples, normalize: Literal["auto", "none"] | Normalize, unit: str
+) -> Normalization:
+    channels = train.inputs.shape[1] if train.inputs.ndim > 2 else 1  # noqa: PLR2004 - (n, features): one scale
+    if normalize == "none":
+        return Normalization((0.0,), (1.0,), unit)
+    if isinstance(normalize, Normalize):
+        if len(normalize.mean) not in (1, channels):
+            raise DataError(
+                "the normalisation does not fit the samples",
+                where="data.normalize",
+                expected=f"1 value or {channels}, one per channel",
+                got=f"{len(normalize.mean)} values",
+                fix="correct mean and std",
+            )
+        return Normalization(tuple(normalize.mean), tuple(normalize.std), unit)
+    axes = (0, *range(2, train.inputs.ndim)) if train.inputs.ndim > 2 else None  # noqa: PLR2004
+    mean = np.atleast_1d(train.inputs.mean(axis=axes, dtype=np.float64))
+    std = np.atleast_1d(train.inputs.std(axis=axes, dtype=np.float64))
+    std[std == 0] = 1.0  # a constant channel carries nothing; dividing by 0 would make it NaN
+    return Normalization(tuple(float(m) for m in mean), tuple(float(s) for s in std), unit)

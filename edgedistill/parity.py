@@ -1,0 +1,92 @@
+"""Does an artifact compute what the torch model does? Pure numpy over both models' outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgedistill.types import Json, Precision, State
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from edgedistill.recipe import ParitySettings
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Departure of an artifact's outputs from its reference's, over n samples."""
+
+    reference: str
+    runtime: str
+    n: int
+    max_abs: float
+    max_relative: float
+    psnr_db: float
+    cosine: float
+    top1_agreement: float
+    worst_sample: int
+    state: State
+    reason: str
+
+    def to_json(self) -> Json:
+        """JSON form; an infinite PSNR (identical outputs) is written as null."""
+        document = {**self.__dict__, "state": self.state.value}
+        document["psnr_db"] = self.psnr_db if np.isfinite(self.psnr_db) else None
+        return document
+
+
+def compare(
+    reference: Float[np.ndarray, "n classes"],
+    candidate: Float[np.ndarray, "n classes"],
+    precision: Precision,
+    tolerance: ParitySettings,
+    *,
+    name: str,
+    runtime: str,
+) -> Parity:
+    """Measure the departure and judge it by the tolerance of its precision.
+
+    max_relative is the largest difference over the largest magnitude of the reference; PSNR is
+    20 log10(peak / rms error), the peak being the reference's range. Computed in float64.
+    """
+    if reference.shape != candidate.shape or not np.isfinite(candidate).all():
+        reason = (
+            f"outputs of shape {candidate.shape}, the reference has {reference.shape}"
+            if reference.shape != candidate.shape
+            else "the artifact's outputs hold NaN or infinity"
+        )
+        worst = float("inf")
+        return Parity(name, runtime, len(reference), worst, worst, -worst, 0.0, 0.0, 0, State.FAIL, reason)
+    exact, given = reference.astype(np.float64), candidate.astype(np.float64)
+    difference = np.abs(exact - given)
+    max_abs = float(difference.max())
+    scale = float(np.abs(exact).max())
+    rms = float(np.sqrt(np.mean((exact - given) ** 2)))
+    peak = float(exact.max() - exact.min())
+    psnr = float(20 * np.log10(peak / rms)) if rms > 0 and peak > 0 else float("inf") if rms == 0 else float("-inf")
+    norms = float(np.linalg.norm(exact) * np.linalg.norm(given))
+    cosine = float(np.sum(exact * given) / norms) if norms else float(rms == 0)
+    agreement = float(np.mean(exact.argmax(axis=1) == given.argmax(axis=1)))
+    relative = max_abs / scale if scale else (0.0 if max_abs == 0 else float("inf"))
+    if precision is Precision.FP32:
+        limit = tolerance.fp32.max_relative
+        good = relative <= limit
+        reason = f"largest relative difference {relative:.2e}, at most {limit:.0e} allowed"
+    else:
+        good = psnr >= tolerance.int8.min_psnr_db and agreement >= tolerance.int8.min_top1_agreement
+        reason = (
+            f"PSNR {psnr:.1f} dB (at least {tolerance.int8.min_psnr_db:g}), "
+            f"top-1 agreement {agreement:.4f} (at least {tolerance.int8.min_top1_agreement:g})"
+        )
+    return Parity(
+        name, runtime, len(exact), max_abs, relative, psnr, cosine, agreement,
+        int(difference.max(axis=1).argmax()), State.PASS if good else State.FAIL, reason,
+    )  # fmt: skip
+
+
+def worst(parities: list[Parity]) -> Parity:
+    """The one that counts for an artifact that several runtimes open: a failed one, else the farthest."""
+    return max(parities, key=lambda p: (p.state is State.FAIL, p.max_abs))

@@ -1,0 +1,222 @@
+"""THE door to the shelves: the verbs a plug-in must have, and how it is loaded.
+
+A plug-in is a module named by an entry point in one of the groups `edgedistill.exporters`,
+`edgedistill.devices`, `edgedistill.benchmarks`. Adding one is a file and an entry-point line. Plug-in
+modules import their heavy libraries inside their functions, and list in REQUIRES what those are, so
+that a missing extra is told at the door.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+
+from edgedistill.errors import PluginError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+
+    from edgedistill.types import (
+        Artifact,
+        BenchmarkJob,
+        BenchmarkResult,
+        Check,
+        DeviceInfo,
+        Json,
+        MacCount,
+        Precision,
+        Signature,
+    )
+
+Shelf = Literal["exporters", "devices", "benchmarks"]
+
+
+class Exporter(Protocol):
+    """Writes one runtime format.
+
+    Attributes:
+        REQUIRES: import names of the libraries it needs.
+        TOOLS: distributions whose versions decide what it writes (part of the stage's key).
+        RUNTIMES: agent runtimes that open its files -> import name of the runtime.
+        PRECISIONS: what it can write.
+        SUFFIX: ending of the main file, `.onnx`.
+        RUNNER: (file name in the bundle, path of the stand-alone script that runs such a file).
+    """
+
+    REQUIRES: tuple[str, ...]
+    TOOLS: tuple[str, ...]
+    RUNTIMES: Mapping[str, str]
+    PRECISIONS: tuple[Precision, ...]
+    SUFFIX: str
+    RUNNER: tuple[str, Path]
+
+    def export(self, model: Any, name: str, signature: Signature, out: Path) -> Artifact:
+        """Write a torch module (eval mode) as fp32 into the folder `out`."""
+        ...
+
+    def quantize(
+        self,
+        artifact: Artifact,
+        precision: Precision,
+        calibration: Mapping[str, np.ndarray],
+        out: Path,
+    ) -> Artifact:
+        """Write a quantised copy of an fp32 artifact into `out`; calibration: input name -> samples."""
+        ...
+
+    def check_support(self, artifact: Artifact) -> list[Check]:
+        """Open the file as its runtime would; one check per thing that could keep it from running."""
+        ...
+
+    def count_macs(self, artifact: Artifact) -> MacCount:
+        """MACs of one inference at batch 1, and how many of them run on 8-bit integers."""
+        ...
+
+
+class Device(Protocol):
+    """A place where artifacts run.
+
+    Attributes:
+        REQUIRES: import names of the libraries it needs.
+        SCHEME: what its ids begin with: `cpu`, or `ssh` for `ssh:NAME`.
+    """
+
+    REQUIRES: tuple[str, ...]
+    SCHEME: str
+
+    def describe(self, device_id: str) -> DeviceInfo:
+        """What the device is."""
+        ...
+
+    def run(self, device_id: str, job: BenchmarkJob) -> BenchmarkResult:
+        """Run the agent there, in a fresh process."""
+        ...
+
+
+class Benchmark(Protocol):
+    """Turns the agent's documents into fields of a measurement.
+
+    One process of the agent serves every benchmark, so that latency and memory are those of the same run.
+    """
+
+    REQUIRES: tuple[str, ...]
+
+    def measure(self, results: Sequence[BenchmarkResult]) -> Json:
+        """Fields to put into the measurement, from the documents of its rounds; may add `flags`."""
+        ...
+
+
+VERBS: dict[Shelf, tuple[str, ...]] = {
+    "exporters": (
+        "REQUIRES", "TOOLS", "RUNTIMES", "PRECISIONS", "SUFFIX", "RUNNER",
+        "export", "quantize", "check_support", "count_macs",
+    ),
+    "devices": ("REQUIRES", "SCHEME", "describe", "run"),
+    "benchmarks": ("REQUIRES", "measure"),
+}  # fmt: skip
+
+
+@cache
+def _entries(shelf: Shelf) -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=f"edgedistill.{shelf}")}
+
+
+def plugin_names(shelf: Shelf) -> list[str]:
+    """Names of the plug-ins on a shelf, sorted."""
+    return sorted(_entries(shelf))
+
+
+def missing_requirements(plugin: Any) -> list[str]:
+    """Import names in REQUIRES that are not installed."""
+    return [name for name in plugin.REQUIRES if importlib.util.find_spec(name) is None]
+
+
+def find_plugin(shelf: Shelf, name: str) -> Any:
+    """The plug-in's module, its contract checked but not its requirements.
+
+    Raises:
+        PluginError: no such plug-in, it cannot be imported, or it lacks a verb.
+    """
+    entry = _entries(shelf).get(name)
+    if entry is None:
+        raise PluginError(
+            f"no plug-in named {name!r} on the shelf {shelf!r}",
+            where=f"{shelf}: {name}",
+            expected=nearest(name, _entries(shelf)),
+            got=repr(name),
+            fix="use a known name, or install the package that brings it (`edgedistill plugins` lists them)",
+        )
+    try:
+        module = entry.load()
+    except ImportError as error:
+        raise PluginError(
+            f"the plug-in {name!r} cannot be imported: {error}",
+            where=entry.value,
+            expected="a module that imports its heavy libraries inside its functions",
+            got=str(error),
+            fix=f"pip install 'edgedistill[{name}]'",
+        ) from error
+    lacking = [verb for verb in VERBS[shelf] if not hasattr(module, verb)]
+    if lacking:
+        raise PluginError(
+            f"the plug-in {name!r} does not have what its shelf asks for",
+            where=entry.value,
+            expected=", ".join(VERBS[shelf]),
+            got=f"missing: {', '.join(lacking)}",
+            fix="add the missing names; edgedistill/plugins.py documents each",
+        )
+    return module
+
+
+def load_plugin(shelf: Shelf, name: str) -> Any:
+    """The plug-in's module, ready to work.
+
+    Raises:
+        PluginError: as `find_plugin`, or a library it needs is not installed.
+    """
+    module = find_plugin(shelf, name)
+    missing = missing_requirements(module)
+    if missing:
+        raise PluginError(
+            f"{name} needs {', '.join(missing)}, which this environment does not have",
+            where=f"{shelf}: {name}",
+            expected=f"the extra {name!r} installed",
+            got=f"no module named {missing[0]!r}",
+            fix=f"pip install 'edgedistill[{name}]'",
+        )
+    return module
+
+
+def load_exporter(name: str) -> Exporter:
+    """`load_plugin` for exporters, typed."""
+    return cast("Exporter", load_plugin("exporters", name))
+
+
+def load_benchmark(name: str) -> Benchmark:
+    """`load_plugin` for benchmarks, typed."""
+    return cast("Benchmark", load_plugin("benchmarks", name))
+
+
+def load_device(device_id: str) -> Device:
+    """The device plug-in that serves an id such as `cpu` or `ssh:NAME`.
+
+    Raises:
+        PluginError: no plug-in serves such ids.
+    """
+    schemes = {find_plugin("devices", name).SCHEME: name for name in plugin_names("devices")}
+    scheme = device_id.split(":", 1)[0]
+    if scheme not in schemes:
+        raise PluginError(
+            f"unknown device {device_id!r}",
+            where=f"device: {device_id}",
+            expected=nearest(scheme, schemes),
+            got=repr(device_id),
+            fix="use a known device (`edgedistill devices list`)",
+        )
+    return cast("Device", load_plugin("devices", schemes[scheme]))

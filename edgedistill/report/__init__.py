@@ -1,0 +1,1 @@
+"""The report: JSON first, everything else is drawn from it."""

@@ -1,0 +1,131 @@
+"""Put the stages' facts together as report.json (schema edgedistill.report/1)."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from edgedistill.benchmarking import ratio_of
+from edgedistill.tasks import classification
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgedistill.types import DeviceInfo, Json
+
+SCHEMA = "edgedistill.report/1"
+_PACKAGES = (
+    "ai-edge-litert", "ai-edge-quantizer", "litert-torch", "nncf", "numpy", "onnx", "onnxruntime",
+    "openvino", "tflite-runtime", "torch",
+)  # fmt: skip
+
+
+def package_versions(names: Sequence[str] = _PACKAGES) -> dict[str, str]:
+    """Installed versions, of those that are installed."""
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def environment(device: DeviceInfo) -> Json:
+    """Where and with what the report was made."""
+    return {
+        "edgedistill": importlib.metadata.version("edgedistill"),
+        "python": platform.python_version(),
+        "os": f"{platform.system()} {platform.release()}",
+        "cpu": device.name,
+        "cores": device.cores,
+        "memory_bytes": device.memory_bytes,
+        "load_average_1min": round(os.getloadavg()[0], 2),
+        "packages": package_versions(),
+    }
+
+
+def build(
+    *,
+    name: str,
+    recipe_sha256: str,
+    seed: int,
+    device: DeviceInfo,
+    models: list[Json],
+    artifacts: list[Json],
+    measurements: list[Json],
+    eval_samples: int,
+) -> Json:
+    """The report without its gate. Adds each measurement's ratio to the teacher, and notes on int8."""
+    compared = [_with_ratio(m, artifacts, measurements) for m in measurements]
+    return {
+        "schema": SCHEMA,
+        "name": name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "recipe_sha256": recipe_sha256,
+        "seed": seed,
+        "environment": environment(device),
+        "task": {
+            "kind": "classification",
+            "metric": classification.METRIC,
+            "higher_is_better": classification.HIGHER_IS_BETTER,
+            "eval_samples": eval_samples,
+        },
+        "models": models,
+        "artifacts": [{**a, "notes": [*a["notes"], *_notes(a, artifacts, compared)]} for a in artifacts],
+        "measurements": compared,
+        "gate": None,
+    }
+
+
+def _with_ratio(measurement: Json, artifacts: list[Json], measurements: list[Json]) -> Json:
+    by_id = {a["id"]: a for a in artifacts}
+    own = by_id[measurement["artifact"]]
+    for other in measurements:
+        there = by_id[other["artifact"]]
+        if (
+            there["model"] == "teacher"
+            and there["precision"] == "fp32"
+            and there["format"] == own["format"]
+            and other["runtime"] == measurement["runtime"]
+        ):
+            return {**measurement, "ratio_to_teacher": ratio_of(measurement, other)}
+    return measurement
+
+
+def _notes(artifact: Json, artifacts: list[Json], measurements: list[Json]) -> list[str]:
+    """An int8 artifact that is slower or larger than its fp32 sibling is never passed over in silence."""
+    if artifact["precision"] == "fp32":
+        return []
+    sibling = next(
+        (
+            a
+            for a in artifacts
+            if a["model"] == artifact["model"] and a["format"] == artifact["format"] and a["precision"] == "fp32"
+        ),
+        None,
+    )
+    if sibling is None:
+        return []
+    notes = []
+    if artifact["size_bytes"] > sibling["size_bytes"]:
+        notes.append(
+            f"larger than fp32: {artifact['size_bytes']} against {sibling['size_bytes']} bytes; "
+            "the graph outweighs the weights"
+        )
+    for measurement in (m for m in measurements if m["artifact"] == artifact["id"]):
+        twin = next(
+            m
+            for m in measurements
+            if m["artifact"] == sibling["id"] and m["runtime"] == measurement["runtime"]
+        )
+        rounds = ratio_of(measurement, twin)["rounds"]
+        if min(rounds) > 1:
+            notes.append(
+                f"slower than fp32 in {measurement['runtime']} here: {min(rounds):.2f} to {max(rounds):.2f} x "
+                f"over {len(rounds)} rounds; fp32 is the better choice on this host"
+            )
+    return notes

@@ -1,0 +1,28 @@
+"""report.html: one file, no scripts, nothing fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgedistill.report.rows import HEADINGS, percent, rows
+
+if TYPE_CHECKING:
+    from edgedistill.types import Json
+
+
+def render(report: Json, chart_svg: str) -> str:
+    """The page, all text escaped but the chart."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["percent"] = percent
+    template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
+    return template.render(
+        report=report,
+        rows=rows(report),
+        headings=HEADINGS,
+        chart=Markup(chart_svg),  # noqa: S704 - drawn by matplotlib from numbers, its texts escaped there
+        unpassed=[c for c in (report["gate"] or {"checks": []})["checks"] if c["state"] != "pass"],
+    )

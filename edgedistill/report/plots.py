@@ -1,0 +1,71 @@
+"""Charts as self-contained SVG."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgedistill.types import Json
+
+_COLOURS = {"teacher": "#6b7280", "fp32": "#2563eb", "int8-static": "#d97706"}
+_MARKERS = {"onnxruntime": "o", "tflite-runtime": "s", "litert": "D", "openvino": "^"}
+
+
+def quality_against_latency(report: Json) -> str:
+    """Quality with its 95% interval against p50 latency (log scale); lighter bars span the rounds' medians."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    by_id = {artifact["id"]: artifact for artifact in report["artifacts"]}
+    with mpl.rc_context({"svg.hashsalt": "edgedistill", "svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure, axes = plt.subplots(figsize=(8.2, 4.4))
+        for measurement in report["measurements"]:
+            artifact = by_id[measurement["artifact"]]
+            quality = artifact["quality"]
+            kind = "teacher" if artifact["model"] == "teacher" else artifact["precision"]
+            medians = measurement["round_p50_ms"]
+            p50 = measurement["latency_ms"]["p50"]
+            low, high = quality["ci95"]
+            axes.errorbar(
+                p50,
+                100 * quality["value"],
+                xerr=[[max(0.0, p50 - min(medians))], [max(0.0, max(medians) - p50)]],
+                yerr=[[100 * (quality["value"] - low)], [100 * (high - quality["value"])]],
+                fmt=_MARKERS.get(measurement["runtime"], "x"),
+                color=_COLOURS.get(kind, "#111827"),
+                ecolor=_COLOURS.get(kind, "#111827") + "66",
+                markersize=8,
+                capsize=2,
+            )
+        _dress(axes, report)
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None}, bbox_inches="tight")
+        plt.close(figure)
+    svg = stream.getvalue()
+    return svg[svg.index("<svg") :]
+
+
+def _dress(axes: Any, report: Json) -> None:
+    from matplotlib.lines import Line2D
+
+    axes.set_xscale("log")
+    axes.set_xlabel("latency p50, ms (measured, batch 1, log scale)")
+    axes.set_ylabel(f"{report['task']['metric']}, % (n = {report['task']['eval_samples']}, bars: 95% interval)")
+    axes.grid(visible=True, which="both", alpha=0.25)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    shown = {m["runtime"] for m in report["measurements"]}
+    precisions = {a["precision"] for a in report["artifacts"] if a["model"] != "teacher"}
+    handles = [
+        Line2D([], [], color=colour, marker="o", linestyle="", label=f"student {kind}" if kind != "teacher" else "teacher fp32")
+        for kind, colour in _COLOURS.items()
+        if kind == "teacher" or kind in precisions
+    ]
+    handles += [
+        Line2D([], [], color="#111827", marker=_MARKERS.get(runtime, "x"), linestyle="", fillstyle="none", label=runtime)
+        for runtime in sorted(shown)
+    ]
+    axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)

@@ -1,0 +1,83 @@
+"""The report's table, once: a row per artifact and runtime, the teacher on top. HTML and terminal draw it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgedistill.types import Json
+
+
+@dataclass(frozen=True)
+class Row:
+    """One artifact in one runtime, as text with units in the headings."""
+
+    role: str
+    artifact: str
+    precision: str
+    runtime: str
+    quality: str
+    versus_teacher: str
+    size_kb: str
+    p50_ms: str
+    p90_ms: str
+    ratio: str
+    peak_mb: str
+    load_mb: str
+    integer_share: str
+    parity: str
+    flags: str
+
+
+HEADINGS = {
+    "artifact": "artifact",
+    "precision": "precision",
+    "runtime": "runtime",
+    "quality": "quality, % [95%]",
+    "versus_teacher": "vs teacher, points",
+    "size_kb": "size, kB",
+    "p50_ms": "p50, ms",
+    "p90_ms": "p90, ms",
+    "ratio": "x teacher p50",
+    "load_mb": "model memory, MB",
+    "peak_mb": "peak memory, MB",
+    "integer_share": "int8 MACs",
+    "parity": "parity",
+}
+
+
+def rows(report: Json) -> list[Row]:
+    """Rows sorted teacher first, then by format and precision."""
+    by_id = {artifact["id"]: artifact for artifact in report["artifacts"]}
+    made = [_row(measurement, by_id[measurement["artifact"]]) for measurement in report["measurements"]]
+    return sorted(made, key=lambda row: row.role != "teacher")
+
+
+def percent(quality: Json) -> str:
+    """90.1 [88.0, 91.9]."""
+    low, high = quality["ci95"]
+    return f"{100 * quality['value']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _row(measurement: Json, artifact: Json) -> Row:
+    latency, memory = measurement["latency_ms"], measurement["memory_bytes"]
+    versus, ratio = artifact["versus_teacher"], measurement.get("ratio_to_teacher")
+    own = {p["runtime"]: p for p in artifact["parity_by_runtime"]}.get(measurement["runtime"], artifact["parity"])
+    return Row(
+        role=artifact["model"],
+        artifact=artifact["id"],
+        precision=artifact["precision"],
+        runtime=f"{measurement['runtime']} {measurement['runtime_version']}",
+        quality=percent(artifact["quality_by_runtime"].get(measurement["runtime"], artifact["quality"])),
+        versus_teacher=f"{100 * versus['difference']:+.1f}",
+        size_kb=f"{artifact['size_bytes'] / 1000:.1f}",
+        p50_ms=f"{latency['p50']:.4f}",
+        p90_ms=f"{latency['p90']:.4f}",
+        ratio=f"{ratio['p50']:.2f}" if ratio else "",
+        peak_mb=f"{memory['peak'] / 1e6:.1f}",
+        load_mb=f"{(memory['peak'] - memory['after_import']) / 1e6:.1f}",
+        integer_share=f"{100 * artifact['integer_mac_share']:.1f}%",
+        parity=own["state"],
+        flags="; ".join(measurement["flags"]),
+    )

@@ -1,0 +1,52 @@
+"""The report in a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from edgedistill.report.rows import HEADINGS, percent, rows
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from edgedistill.types import Json
+
+_STYLES = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "invalid": "yellow", "skipped": "dim"}
+_SHOWN = ("artifact", "runtime", "quality", "versus_teacher", "size_kb", "p50_ms", "ratio", "peak_mb", "parity")
+
+
+def show(report: Json, console: Console) -> None:
+    """Models, the table of artifacts, and the gate with every check that is not a pass."""
+    for model in report["models"]:
+        console.print(
+            f"{model['id']}: {model['parameters']:,} parameters, {model['macs']:,} MACs, "
+            f"{report['task']['metric']} {percent(model['quality'])} % (n = {model['quality']['n']})",
+            highlight=False,
+        )
+    table = Table(title="measured on this host, batch 1", title_justify="left", header_style="bold")
+    for field in _SHOWN:
+        left = field in ("artifact", "runtime", "parity")
+        table.add_column(HEADINGS[field], justify="left" if left else "right", overflow="fold")
+    for row in rows(report):
+        cells = [Text(getattr(row, field)) for field in _SHOWN]
+        cells[-1].stylize(_STYLES.get(row.parity, ""))
+        table.add_row(*cells, style="bold" if row.role == "teacher" else "")
+    console.print(table)
+    for artifact in report["artifacts"]:
+        for note in artifact["notes"]:
+            console.print(Text(f"note: {artifact['id']}: {note}", style="yellow"))
+    if report["gate"] is not None:
+        show_gate(report["gate"], console)
+
+
+def show_gate(gate: Json, console: Console) -> None:
+    """The verdict, and each check that did not pass."""
+    console.print(Text(f"gate: {gate['verdict']}", style=_STYLES.get(gate["verdict"], "")))
+    for check in gate["checks"]:
+        if check["state"] != "pass":
+            console.print(Text(f"  {check['state']}  {check['id']}: {check['reason']}", style=_STYLES[check["state"]]))
+    passed = sum(check["state"] == "pass" for check in gate["checks"])
+    console.print(f"  {passed} of {len(gate['checks'])} checks pass", highlight=False)

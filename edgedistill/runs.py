@@ -1,0 +1,282 @@
+"""The run directory: content-addressed stages, written whole or not at all.
+
+    RUN/manifest.json                 the stages of the last command: name, key, state, seconds, cached
+    RUN/stages/NAME/KEY/...           what a stage made; KEY is a digest of all that it depends on
+    RUN/stages/NAME/KEY/stage.json    the digest of every file, written last
+
+A stage works in a temporary folder; its files are flushed to disk and listed in stage.json before the
+folder gets its name. Whatever has no name or does not match its list is not believed and made again.
+Keys of later stages are made of the digests of what earlier ones wrote, so a stage that ran again and
+wrote the same bytes does not run the rest.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgedistill.errors import EdgeDistillError, StorageError
+from edgedistill.types import Json, file_sha256
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+_LIST = "stage.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A finished stage: where its files are and the digest of what they contain."""
+
+    name: str
+    key: str
+    path: Path
+    digest: str
+
+
+@dataclass
+class _Record:
+    name: str
+    key: str
+    state: str
+    seconds: float
+    cached: bool
+
+
+class Run:
+    """One run directory, held by one process at a time."""
+
+    def __init__(self, root: Path, on_stage: Callable[[str, str], None] = lambda _name, _state: None) -> None:
+        """Use `open_run`, which takes the lock."""
+        self.root = root
+        self.records: list[_Record] = []
+        self._on_stage = on_stage
+
+    def stage(self, name: str, depends: Mapping[str, Any], make: Callable[[Path], None]) -> Stage:
+        """Reuse the stage's files, or make them.
+
+        Args:
+            name: the stage.
+            depends: everything the result depends on, as JSON.
+            make: writes the files into the folder it is given.
+
+        Raises:
+            StorageError: the disk is full or not writable.
+        """
+        key = hashlib.sha256(json.dumps([name, depends], sort_keys=True, default=str).encode()).hexdigest()[:20]
+        folder = self.root / "stages" / name / key
+        started = time.monotonic()
+        listing = _believed(folder)
+        cached = listing is not None
+        record = _Record(name, key, "reused" if cached else "running", 0.0, cached)
+        self.records.append(record)
+        if listing is None:
+            self._write_manifest()
+            self._on_stage(name, "running")
+            listing = self._make(name, folder, make)
+            record.state = "ran"
+        record.seconds = round(time.monotonic() - started, 3)
+        self._on_stage(name, record.state)
+        return Stage(name, key, folder, _listing_digest(listing))
+
+    def _make(self, name: str, folder: Path, make: Callable[[Path], None]) -> dict[str, str]:
+        work = self.root / "stages" / f".making-{name}"
+        with storage_errors(self.root):
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir(parents=True)
+            make(work)
+            if _is_full(self.root):  # libraries may have written half a file without a word
+                raise OSError(errno.ENOSPC, "no free space left after writing", str(work))
+            listing = {
+                path.relative_to(work).as_posix(): file_sha256(path)
+                for path in sorted(work.rglob("*"))
+                if path.is_file()
+            }
+            for file in listing:
+                _fsync(work / file)
+            write_atomically(work / _LIST, json.dumps(listing, indent=1))
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            work.rename(folder)
+            _fsync(folder.parent)
+        return listing
+
+    def finish(self) -> None:
+        """Write the manifest; nothing is rewritten when nothing changed."""
+        self._write_manifest()
+
+    def stages_json(self) -> list[Json]:
+        """The stages of this command: name, key, state, seconds, cached."""
+        return [asdict(record) for record in self.records]
+
+    def _write_manifest(self) -> None:
+        with storage_errors(self.root):
+            document = {"schema": "edgedistill.manifest/1", "stages": self.stages_json()}
+            write_atomically(self.root / "manifest.json", json.dumps(document, indent=1))
+
+
+@contextmanager
+def open_run(root: Path, on_stage: Callable[[str, str], None] = lambda _name, _state: None) -> Iterator[Run]:
+    """Create or open a run directory and hold its lock.
+
+    Raises:
+        StorageError: it cannot be written, or another process works in it.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = (root / ".lock").open("a")
+    except OSError as error:  # whatever it is, nothing can be written there
+        raise _storage_error(root, full=error.errno == errno.ENOSPC, error=error) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StorageError(
+                "another command works in this run directory",
+                where=str(root),
+                expected="a run directory for one command at a time",
+                got="a lock held by another process",
+                fix="wait for it, or give another directory with --run",
+            ) from error
+        run = Run(root, on_stage)
+        try:
+            yield run
+        except BaseException:
+            if run.records and run.records[-1].state == "running":
+                run.records[-1].state = "failed"
+            _try_manifest(run)
+            raise
+        run.finish()
+
+
+def _try_manifest(run: Run) -> None:
+    """Write the manifest if that is possible; the first error is the one to tell."""
+    try:
+        run.finish()
+    except StorageError:
+        return
+
+
+@contextmanager
+def storage_errors(root: Path) -> Iterator[None]:
+    """Tell any failure that a full or read-only disk caused as such, whoever raised it.
+
+    Libraries written in C++ raise their own errors, or none, when a write fails; so an error on a disk
+    without free space is taken for what it is.
+    """
+    try:
+        yield
+    except EdgeDistillError:
+        raise
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT) or _is_full(root)
+        if not full and error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        raise _storage_error(root, full=full, error=error) from error
+    except Exception as error:
+        if not _is_full(root):
+            raise
+        raise _storage_error(root, full=True, error=error) from error
+
+
+def _storage_error(root: Path, *, full: bool, error: Exception) -> StorageError:
+    if full:
+        return StorageError(
+            "the disk is full; what was unfinished is discarded, finished stages are kept",
+            where=str(root),
+            expected="free space for the stage's files",
+            got=str(error),
+            fix="free some space, or give a directory on another disk with --run; the same command goes on from here",
+        )
+    return StorageError(
+        "the run directory cannot be written",
+        where=str(getattr(error, "filename", None) or root),
+        expected="a directory that this user may write to",
+        got=str(error),
+        fix="give another directory with --run, or change its permissions",
+    )
+
+
+def _is_full(root: Path) -> bool:
+    try:
+        return shutil.disk_usage(root).free < 4096  # noqa: PLR2004 - less than one block
+    except OSError:
+        return False
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write to a temporary name, flush to disk, rename."""
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def publish(source: Path, target: Path) -> None:
+    """Make `target` a copy of a stage's file or folder, unless it is one already."""
+    with storage_errors(target.parent):
+        if _same(source, target):
+            return
+        temporary = target.with_name(f".{target.name}.part")
+        _remove(temporary)
+        if source.is_dir():
+            shutil.copytree(source, temporary, ignore=shutil.ignore_patterns(_LIST))
+            _remove(target)
+            temporary.rename(target)
+        else:
+            shutil.copyfile(source, temporary)
+            temporary.replace(target)
+
+
+def _same(source: Path, target: Path) -> bool:
+    if source.is_file():
+        return target.is_file() and file_sha256(source) == file_sha256(target)
+
+    def listing(folder: Path) -> dict[str, str]:
+        return {
+            p.relative_to(folder).as_posix(): file_sha256(p)
+            for p in folder.rglob("*")
+            if p.is_file() and p.name != _LIST
+        }
+
+    return target.is_dir() and listing(source) == listing(target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _believed(folder: Path) -> dict[str, str] | None:
+    """The stage's list of files, if every one of them is there and unchanged."""
+    try:
+        listing: dict[str, str] = json.loads((folder / _LIST).read_text(encoding="utf-8"))
+        intact = all(file_sha256(folder / file) == digest for file, digest in listing.items())
+    except (OSError, ValueError, AttributeError):
+        return None
+    return listing if intact else None
+
+
+def _listing_digest(listing: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(listing, sort_keys=True).encode()).hexdigest()

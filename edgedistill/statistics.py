@@ -1,0 +1,116 @@
+"""Pure statistics: intervals and percentiles, each with its source."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
+Z95 = 1.959963984540054
+"""The 97.5% point of the standard normal: two-sided 95% intervals."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A point estimate with its 95% interval and the number of samples behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def wilson(successes: int, n: int) -> Interval:
+    """Wilson's score interval of a proportion, 95%.
+
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
+
+    Raises:
+        ValueError: n is not positive, or successes lie outside 0..n.
+    """
+    if n <= 0 or not 0 <= successes <= n:
+        raise ValueError(f"successes must lie in 0..n and n be positive, got {successes} of {n}")
+    p = successes / n
+    centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2)) / (1 + Z95**2 / n)
+    return Interval(p, max(0.0, centre - half), min(1.0, centre + half), n)
+
+
+def paired_difference(a: Bool[np.ndarray, " n"], b: Bool[np.ndarray, " n"]) -> Interval:
+    """95% interval of P(a) - P(b) for two classifiers judged on the same n samples.
+
+    Newcombe's hybrid score interval for paired proportions with continuity correction of phi. Unlike the
+    plain normal interval it does not shrink to nothing when the two never disagree.
+    Source: R. G. Newcombe, "Improved confidence intervals for the difference between binomial
+    proportions based on paired data", Statistics in Medicine 17, 1998, method 10.
+
+    Raises:
+        ValueError: the two do not have the same, positive number of samples.
+    """
+    if a.shape != b.shape or a.size == 0:
+        raise ValueError(f"both need the same positive number of samples, got {a.shape} and {b.shape}")
+    n = int(a.size)
+    both, only_a = int(np.sum(a & b)), int(np.sum(a & ~b))
+    only_b, neither = int(np.sum(~a & b)), int(np.sum(~a & ~b))
+    first, second = wilson(both + only_a, n), wilson(both + only_b, n)
+    margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
+    phi = 0.0
+    if margins:
+        cross = both * neither - only_a * only_b
+        phi = (max(cross - n / 2, 0.0) if cross > 0 else cross) / math.sqrt(margins)
+    difference = first.value - second.value
+
+    def reach(d1: float, d2: float) -> float:
+        return math.sqrt(max(0.0, d1**2 - 2 * phi * d1 * d2 + d2**2))
+
+    low = difference - reach(first.value - first.low, second.high - second.value)
+    high = difference + reach(first.high - first.value, second.value - second.low)
+    return Interval(difference, max(-1.0, low), min(1.0, high), n)
+
+
+def early_stopping_p90(samples: Float[np.ndarray, " n"]) -> float | None:
+    """MLPerf's early-stopping estimate of the 90th percentile: an upper bound at 99% confidence.
+
+    Of q queries, let t be the largest over-latency count with I(0.9; q - t, t + 1) <= 0.01, where I is
+    the regularised incomplete beta function; the t - 1 largest samples are discarded and the largest that
+    is left is returned. None when there are too few queries to say anything.
+    Source: MLCommons inference rules, "early stopping" appendix (percentile 0.9, confidence 0.99, d = 0).
+    """
+    from scipy.special import betainc
+
+    q = samples.size
+    if q < 2:  # noqa: PLR2004 - with one query no count of over-latency queries can be allowed
+        return None
+    counts = np.arange(1, q)
+    allowed = counts[betainc(q - counts, counts + 1, 0.9) <= 0.01]  # noqa: PLR2004 - c = 0.99
+    if allowed.size == 0:
+        return None
+    return float(np.sort(samples)[::-1][int(allowed[-1]) - 1])
+
+
+def summarize_ms(samples: Float[np.ndarray, " n"]) -> dict[str, float | int]:
+    """Latency figures of the report, in milliseconds, from samples in milliseconds.
+
+    Raises:
+        ValueError: there are no samples.
+    """
+    if samples.size == 0:
+        raise ValueError("no latency samples")
+    p50, p90, p95, p99 = (float(v) for v in np.percentile(samples, [50, 90, 95, 99]))
+    return {
+        "min": float(samples.min()),
+        "p50": p50,
+        "p90": p90,
+        "p95": p95,
+        "p99": p99,
+        "max": float(samples.max()),
+        "mean": float(samples.mean()),
+        "std": float(samples.std(ddof=1)) if samples.size > 1 else 0.0,
+        "count": int(samples.size),
+        "duration_s": float(samples.sum() / 1e3),
+    }

@@ -1,0 +1,1 @@
+"""Student families, and building any model that a recipe names."""

@@ -1,0 +1,47 @@
+"""What a model depends on, told without importing torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgedistill.errors import ModelError
+from edgedistill.imports import source_digest
+from edgedistill.recipe import ConvnetModel, ImportedModel
+from edgedistill.types import Json, file_sha256
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Model = ConvnetModel | ImportedModel
+
+
+def model_key(spec: Model, beside: Path) -> Json:
+    """Its description, its code, its weights.
+
+    Raises:
+        ModelError: the checkpoint is missing.
+    """
+    key: Json = {"model": spec.model_dump(mode="json", exclude={"train", "checkpoint"})}
+    if isinstance(spec, ImportedModel):
+        key["code"] = source_digest(spec.model, beside)
+    if spec.checkpoint is not None:
+        key["checkpoint"] = file_sha256(checkpoint_path(spec, beside))
+    return key
+
+
+def checkpoint_path(spec: Model, beside: Path) -> Path:
+    """The checkpoint's file.
+
+    Raises:
+        ModelError: there is none.
+    """
+    path = beside / str(spec.checkpoint)
+    if not path.is_file():
+        raise ModelError(
+            f"there is no checkpoint at {path}",
+            where=f"checkpoint: {path}",
+            expected="a .safetensors file or a state dict (relative paths are taken from the recipe's folder)",
+            got="nothing",
+            fix="correct the path",
+        )
+    return path

@@ -1,0 +1,41 @@
+"""Classification: logits (n, classes), one class number a sample, top-1."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgedistill.statistics import Interval, wilson
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+    from edgedistill.types import Json
+
+METRIC = "top1"
+HIGHER_IS_BETTER = True
+
+
+def correct(
+    logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]
+) -> Bool[np.ndarray, " n"]:
+    """Whether the highest logit is the labelled class; a sample with NaN logits is wrong."""
+    right: np.ndarray = (logits.argmax(axis=1) == labels) & np.isfinite(logits).all(axis=1)
+    return right
+
+
+def quality(logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> Json:
+    """The report's quality object: top-1 with n and Wilson's 95% interval."""
+    return quality_json(wilson(int(correct(logits, labels).sum()), len(labels)))
+
+
+def quality_json(interval: Interval) -> Json:
+    """An interval as the report writes it."""
+    return {
+        "metric": METRIC,
+        "value": interval.value,
+        "n": interval.n,
+        "ci95": [interval.low, interval.high],
+        "method": "Wilson score interval",
+    }

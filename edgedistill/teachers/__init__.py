@@ -1,0 +1,1 @@
+"""Teachers: whatever they are, they give Signals."""

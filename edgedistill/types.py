@@ -1,0 +1,315 @@
+"""The nouns: frozen dataclasses shared by the core and the shelves. Units stand in the names."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from edgedistill.errors import UsageError, nearest
+
+Json = dict[str, Any]
+"""A JSON object; its shape is stated where it is made."""
+
+
+class Precision(StrEnum):
+    """How the numbers inside an artifact are stored and computed."""
+
+    FP32 = "fp32"
+    INT8_STATIC = "int8-static"
+
+    @property
+    def short(self) -> str:
+        """The name used in file names and recipes: fp32, int8."""
+        return self.value.removesuffix("-static")
+
+    @classmethod
+    def parse(cls, text: str) -> Precision:
+        """Read a precision as users write it (`int8` means `int8-static`).
+
+        Raises:
+            UsageError: the word is not a precision.
+        """
+        for precision in cls:
+            if text in (precision.value, precision.short):
+                return precision
+        raise UsageError(
+            f"unknown precision {text!r}",
+            expected=nearest(text, [p.short for p in cls]),
+            got=repr(text),
+            fix="use one of the known precisions",
+        )
+
+
+class State(StrEnum):
+    """The outcome of a check."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"
+    INVALID = "invalid"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One named tensor. A string in `shape` is a dynamic axis."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+    layout: str = ""
+
+    def to_json(self) -> Json:
+        """JSON form: name, shape, dtype, layout."""
+        return {"name": self.name, "shape": list(self.shape), "dtype": self.dtype, "layout": self.layout}
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """What an application does to a raw sample before the model: (raw - mean) / std, per channel.
+
+    One value stands for all channels; the unit is that of the raw data (see `raw`).
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    raw: str = "as stored in the data"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The named inputs and outputs of a model, with what surrounds them."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    normalization: Normalization
+    labels: tuple[str, ...]
+
+    def to_json(self) -> Json:
+        """JSON form of the contract: inputs, outputs, normalization, labels."""
+        return {
+            "inputs": [t.to_json() for t in self.inputs],
+            "outputs": [t.to_json() for t in self.outputs],
+            "normalization": {
+                "formula": "(raw - mean) / std",
+                "raw": self.normalization.raw,
+                "mean": list(self.normalization.mean),
+                "std": list(self.normalization.std),
+            },
+            "labels": list(self.labels),
+        }
+
+    @classmethod
+    def from_json(cls, document: Json) -> Signature:
+        """Read what `to_json` wrote."""
+        tensors = {
+            side: tuple(
+                TensorSpec(t["name"], tuple(t["shape"]), t["dtype"], t.get("layout", ""))
+                for t in document[side]
+            )
+            for side in ("inputs", "outputs")
+        }
+        norm = document["normalization"]
+        return cls(
+            tensors["inputs"],
+            tensors["outputs"],
+            Normalization(tuple(norm["mean"]), tuple(norm["std"]), norm["raw"]),
+            tuple(document["labels"]),
+        )
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file (with companions, where the format has them) that a runtime opens.
+
+    `size_bytes` counts every file; `sha256` is that of `path`, and `companions` maps each other
+    file's name to its own digest.
+    """
+
+    model: str
+    format: str
+    precision: Precision
+    path: Path
+    sha256: str
+    size_bytes: int
+    signature: Signature
+    companions: dict[str, str] = field(default_factory=dict)
+    producer: Json = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """For example `student-tflite-int8`."""
+        return f"{self.model}-{self.format}-{self.precision.short}"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The main file first, then its companions."""
+        return (self.path, *(self.path.with_name(name) for name in self.companions))
+
+    @classmethod
+    def of_files(  # what an exporter knows once the file is written
+        cls,
+        path: Path,
+        *,
+        model: str,
+        fmt: str,
+        precision: Precision,
+        signature: Signature,
+        companions: tuple[Path, ...] = (),
+        producer: Json | None = None,
+    ) -> Artifact:
+        """Describe files that were just written: digests and sizes are read back from disk."""
+        return cls(
+            model=model,
+            format=fmt,
+            precision=precision,
+            path=path,
+            sha256=file_sha256(path),
+            size_bytes=sum(p.stat().st_size for p in (path, *companions)),
+            signature=signature,
+            companions={p.name: file_sha256(p) for p in companions},
+            producer=producer or {},
+        )
+
+    def to_json(self, root: Path) -> Json:
+        """JSON form with the path relative to `root`."""
+        return {
+            "id": self.id,
+            "model": self.model,
+            "format": self.format,
+            "precision": self.precision.value,
+            "path": self.path.relative_to(root).as_posix(),
+            "sha256": self.sha256,
+            "size_bytes": self.size_bytes,
+            "companions": dict(self.companions),
+            "signature": self.signature.to_json(),
+            "producer": self.producer,
+        }
+
+    @classmethod
+    def from_json(cls, document: Json, root: Path) -> Artifact:
+        """Read what `to_json` wrote, the path taken from `root`."""
+        return cls(
+            model=document["model"],
+            format=document["format"],
+            precision=Precision(document["precision"]),
+            path=root / document["path"],
+            sha256=document["sha256"],
+            size_bytes=document["size_bytes"],
+            signature=Signature.from_json(document["signature"]),
+            companions=dict(document["companions"]),
+            producer=dict(document["producer"]),
+        )
+
+
+@dataclass(frozen=True)
+class MacCount:
+    """Multiply-accumulate operations of one inference at batch 1, and those on 8-bit integer tensors."""
+
+    total: int
+    integer: int
+
+    @property
+    def integer_share(self) -> float:
+        """Share of MACs whose data and weights are both 8-bit integers, 0 to 1."""
+        return self.integer / self.total if self.total else 0.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question of the gate, answered in words and in numbers."""
+
+    id: str
+    state: State
+    reason: str
+    value: float | None = None
+    limit: float | None = None
+
+    def to_json(self) -> Json:
+        """JSON form of the contract."""
+        return {
+            "id": self.id,
+            "state": self.state.value,
+            "value": self.value,
+            "limit": self.limit,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The gate's answer: the worst state of its checks."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def state(self) -> State:
+        """The worst state: fail, then invalid, then inconclusive; skipped checks do not count."""
+        states = {check.state for check in self.checks}
+        for state in (State.FAIL, State.INVALID, State.INCONCLUSIVE):
+            if state in states:
+                return state
+        return State.PASS
+
+    @property
+    def exit_code(self) -> int:
+        """0 pass, 1 fail, 3 inconclusive or invalid."""
+        return {State.PASS: 0, State.FAIL: 1}.get(self.state, 3)
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """Where an artifact ran: what a reader needs to repeat the measurement."""
+
+    id: str
+    name: str
+    machine: str
+    cores: int
+    memory_bytes: int
+
+    def to_json(self) -> Json:
+        """JSON form of `edgedistill devices list`."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "class": self.machine,
+            "status": "measured",
+            "cores": self.cores,
+            "memory_bytes": self.memory_bytes,
+        }
+
+
+@dataclass(frozen=True)
+class BenchmarkJob:
+    """One process of the agent: open `artifact` in `runtime`, and measure or compute.
+
+    `inputs` is an `.npz` of model-ready arrays (first axis: samples); `outputs` names the `.npz` to
+    write, one row a sample, or None. Latency is measured when `min_queries` is positive.
+    """
+
+    artifact: Path
+    runtime: str
+    threads: int = 1
+    inputs: Path | None = None
+    outputs: Path | None = None
+    min_queries: int = 0
+    min_duration_s: float = 0.0
+    warmup_s: float = 0.2
+    timeout_s: float = 600.0
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """The agent's document (schema `edgedistill.agent/1`) and the device it came from."""
+
+    device: str
+    document: Json
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,97 @@
+"""What several exporters share: the way from torch to ONNX, and telling a converter's failure."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from edgedistill.errors import EdgeDistillError, ModelError
+from edgedistill.types import Check, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from edgedistill.types import Artifact, Signature
+
+
+@contextmanager
+def conversion(what: str, tool: str) -> Iterator[None]:
+    """Tell any failure of a converter as an error about the model, in the converter's own first words.
+
+    Raises:
+        ModelError: the converter failed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (EdgeDistillError, OSError):
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        raise ModelError(
+            f"{tool} cannot convert {what}: {lines[0][:300]}",
+            where=what,
+            expected=f"a model that {tool} can convert",
+            got=f"{type(error).__name__}: {lines[0][:300]}",
+            fix="replace the operation it names, or leave this format out of export.formats (--debug shows all)",
+        ) from error
+
+
+def example(signature: Signature, batch: int) -> tuple[Any, ...]:
+    """Seeded inputs of the signature's shapes: torch tensors."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    return tuple(
+        torch.randn(batch, *(int(d) for d in spec.shape[1:]), generator=generator)
+        for spec in signature.inputs
+    )
+
+
+def torch_to_onnx(model: Any, signature: Signature, path: Path) -> None:
+    """Write a torch module as one ONNX file with a dynamic batch axis.
+
+    The file holds no stack traces or paths of this machine, so the same weights give the same bytes.
+    """
+    import torch
+
+    inputs = example(signature, batch=2)  # with 1, the exporter takes the batch for a constant
+    batch = torch.export.Dim("batch", min=1, max=1024)
+    program = torch.onnx.export(
+        model,
+        inputs,
+        dynamo=True,
+        input_names=[spec.name for spec in signature.inputs],
+        output_names=[spec.name for spec in signature.outputs],
+        dynamic_shapes=tuple({0: batch} for _ in inputs),
+        verbose=False,
+    )
+    if program is None:  # only without dynamo
+        raise ModelError("torch.onnx.export returned nothing", where=str(path))
+    proto = program.model_proto
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info, *proto.graph.initializer):
+        del value.metadata_props[:]
+    del proto.graph.metadata_props[:]
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def opens(artifact: Artifact, runtime: str, opened_by: Callable[[], object]) -> Check:
+    """Whether a runtime opens the file."""
+    name = f"support:{artifact.id}:{runtime}"
+    try:
+        opened_by()
+    except Exception as error:  # noqa: BLE001 - each runtime has errors of its own, all mean the same here
+        return Check(name, State.FAIL, f"{runtime} refuses {artifact.path.name}: {error}")
+    return Check(name, State.PASS, f"{runtime} opens {artifact.path.name}")
+
+
+def weighted_macs(weights: Sequence[int], output: Sequence[int], channel_axis: int) -> int:
+    """MACs of a convolution or dense layer: every weight is used once for each output position."""
+    return math.prod(weights) * math.prod(output) // output[channel_axis]

@@ -1,0 +1,158 @@
+"""ONNX, for onnxruntime: one file, dynamic batch; int8 as QDQ with uint8 activations, int8 weights per channel.
+
+uint8 activations because onnxruntime's x86 kernels for int8 by int8 are several times slower.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgedistill.types import Artifact, MacCount, Precision
+
+from ._common import conversion, opens, torch_to_onnx, weighted_macs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import numpy as np
+
+    from edgedistill.types import Check, Signature
+
+REQUIRES = ("onnx", "onnxruntime", "onnxscript")
+TOOLS = ("torch", "onnx", "onnxruntime", "onnxscript")
+RUNTIMES = {"onnxruntime": "onnxruntime"}
+PRECISIONS = (Precision.FP32, Precision.INT8_STATIC)
+SUFFIX = ".onnx"
+RUNNER = ("run_onnxruntime.py", Path(__file__).with_name("_run_onnxruntime.py"))
+
+# operator -> (position of the weights, axis of the output channels); None: a product of activations
+_MAC_OPERATORS = {
+    "Conv": (1, 1),
+    "FusedConv": (1, 1),
+    "QLinearConv": (3, 1),
+    "Gemm": (1, -1),
+    "QGemm": (3, -1),
+    "MatMul": (1, -1),
+    "FusedMatMul": (1, -1),
+    "QLinearMatMul": (3, -1),
+}
+_INTEGER_OPERATORS = {"QLinearConv", "QGemm", "QLinearMatMul"}
+
+
+def export(model: Any, name: str, signature: Signature, out: Path) -> Artifact:
+    """torch -> ONNX (torch.onnx, dynamo)."""
+    path = out / f"{name}-fp32.onnx"
+    with conversion(name, "torch.onnx"):
+        torch_to_onnx(model, signature, path)
+    return Artifact.of_files(path, model=name, fmt="onnx", precision=Precision.FP32, signature=signature)
+
+
+def quantize(
+    artifact: Artifact, precision: Precision, calibration: Mapping[str, np.ndarray], out: Path
+) -> Artifact:
+    """Static int8 by onnxruntime's quantiser: min-max ranges of the calibration samples."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no annotations
+        def __init__(self) -> None:
+            self.samples: Iterator[dict[str, np.ndarray]] = (
+                {name: rows[i : i + 1] for name, rows in calibration.items()}
+                for i in range(len(next(iter(calibration.values()))))
+            )
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.samples, None)
+
+    path = out / f"{artifact.model}-{precision.short}.onnx"
+    prepared = out / f".{artifact.model}-prepared.onnx"
+    with conversion(artifact.id, "onnxruntime.quantization"):
+        quant_pre_process(str(artifact.path), str(prepared))
+        quantize_static(
+            str(prepared),
+            str(path),
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+    prepared.unlink()
+    return Artifact.of_files(
+        path,
+        model=artifact.model,
+        fmt="onnx",
+        precision=precision,
+        signature=artifact.signature,
+        producer={"parent": artifact.sha256},
+    )
+
+
+def check_support(artifact: Artifact) -> list[Check]:
+    """Open the file in onnxruntime."""
+    import onnxruntime
+
+    def load() -> object:
+        return onnxruntime.InferenceSession(str(artifact.path), providers=["CPUExecutionProvider"])
+
+    return [opens(artifact, "onnxruntime", load)]
+
+
+def count_macs(artifact: Artifact) -> MacCount:
+    """Convolutions and matrix products of the graph that onnxruntime executes after its fusions.
+
+    In a QDQ file every operator looks like float; only the optimised graph tells which became integer
+    kernels. Recurrent operators are not counted.
+    """
+    import tempfile
+
+    import onnx
+    import onnxruntime
+
+    shapes = _shapes(onnx.load(str(artifact.path)))
+    with tempfile.TemporaryDirectory() as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(optimized)
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.log_severity_level = 3
+        onnxruntime.InferenceSession(str(artifact.path), options, providers=["CPUExecutionProvider"])
+        graph = onnx.load(str(optimized)).graph
+    weights = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    total = integer = 0
+    for node in graph.node:
+        if node.op_type not in _MAC_OPERATORS:
+            continue
+        position, axis = _MAC_OPERATORS[node.op_type]
+        output = shapes.get(node.output[0])
+        weight = weights.get(node.input[position])
+        if output is None:
+            continue
+        if weight is None:  # both factors are activations
+            left = shapes.get(node.input[0])
+            macs = math.prod(output) * left[-1] if left else 0
+        else:
+            macs = weighted_macs(weight, output, axis)
+        total += macs
+        integer += macs if node.op_type in _INTEGER_OPERATORS else 0
+    return MacCount(total, integer)
+
+
+def _shapes(model: Any) -> dict[str, list[int]]:
+    """Shapes of all tensors at batch 1."""
+    import onnx
+
+    del model.graph.value_info[:]
+    for value in model.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.WhichOneof("value") != "dim_value":
+                dim.dim_value = 1
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    return {
+        value.name: [int(dim.dim_value) for dim in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.value_info, *graph.output)
+    }
