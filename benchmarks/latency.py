@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 REQUIRES: tuple[str, ...] = ()
 _UNSTABLE = 1.25
-"""Rounds whose medians differ by more than a quarter did not measure one thing."""
+"""Rounds whose medians differ by more than a quarter are told; the gate asks every round anyway."""
 
 
 def measure(results: Sequence[BenchmarkResult]) -> Json:
@@ -29,7 +29,7 @@ def measure(results: Sequence[BenchmarkResult]) -> Json:
     early = early_stopping_p90(pooled)
     flags = []
     if early is None:
-        flags.append(f"too few queries for a 90th percentile: {pooled.size}")
+        flags.append(f"too few queries for a 90th percentile: {pooled.size} (at least 64 are needed)")
     if max(medians) > _UNSTABLE * min(medians):
         flags.append(f"unstable: medians of the rounds from {min(medians):.4f} to {max(medians):.4f} ms")
 
@@ -46,5 +46,6 @@ def measure(results: Sequence[BenchmarkResult]) -> Json:
         "first_inference_ms": median("first_inference_ms"),
         "page_cache": results[0].document["page_cache"],
         "involuntary_switches": sum(result.document["involuntary_switches"] for result in results),
+        "valid": early is not None,
         "flags": flags,
     }

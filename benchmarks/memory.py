@@ -20,6 +20,5 @@ def measure(results: Sequence[BenchmarkResult]) -> Json:
         "memory_bytes": {
             stage: int(statistics.median(result.document["memory_bytes"][stage] for result in results))
             for stage in STAGES
-        },
-        "flags": [],
+        }
     }

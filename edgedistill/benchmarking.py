@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgedistill.parity import Parity, compare, worst
 from edgedistill.plugins import load_benchmark, load_device, load_exporter, plugin_names
-from edgedistill.types import BenchmarkJob, BenchmarkResult, Json
+from edgedistill.types import BenchmarkJob, BenchmarkResult, Json, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
-    from edgedistill.recipe import Benchmark
+    from edgedistill.recipe import Benchmark, ParitySettings
     from edgedistill.types import Artifact
 
 
@@ -86,13 +88,70 @@ def measure(
             "facts": first["facts"],
         }
         flags: list[str] = []
+        valid = True
         for benchmark in benchmarks:
             fields = dict(benchmark.measure(documents))
             flags += fields.pop("flags", [])
+            valid = fields.pop("valid", True) and valid
             measurement |= fields
-        measurement |= {"valid": not flags, "flags": flags}
+        measurement |= {"valid": valid, "flags": flags}
         measurements.append(measurement)
     return measurements
+
+
+def measure_files(
+    artifacts: Sequence[Artifact],
+    against: Artifact | None,
+    settings: Benchmark,
+    on_step: Callable[[int, int, str], None],
+) -> list[Json]:
+    """Measure files on seeded inputs; with `against`, each gets its ratio to that file in the same rounds.
+
+    The reference in the same runtime is taken where there is one, else its first runtime.
+    """
+    wanted = [*artifacts, *([against] if against is not None else [])]
+    found = subjects(wanted)
+    measurements = measure(found, settings, None, on_step)
+    if against is None:
+        return measurements
+    references = [m for m, subject in zip(measurements, found, strict=True) if subject.artifact is against]
+    for measurement in measurements:
+        same = [r for r in references if r["runtime"] == measurement["runtime"]]
+        measurement["ratio_to_reference"] = ratio_of(measurement, (same or references)[0])
+    return measurements
+
+
+def compare_files(
+    reference: Artifact, candidate: Artifact, inputs: Path | None, tolerance: ParitySettings
+) -> Parity:
+    """Compare two files, of any formats, over the same model-ready samples; the farthest runtime counts.
+
+    The reference is computed in the first of its runtimes; the tolerance is that of the lower precision.
+    """
+    precision = max((reference.precision, candidate.precision), key=lambda p: p is not Precision.FP32)
+    with tempfile.TemporaryDirectory() as folder:
+        samples = inputs or _generated(reference, Path(folder) / "inputs.npz")
+        expected = compute(subjects([reference])[0], samples, Path(folder) / "reference.npz")
+        return worst(
+            [
+                compare(
+                    expected, compute(subject, samples, Path(folder) / "candidate.npz"), precision, tolerance,
+                    name=reference.path.name, runtime=subject.runtime,
+                )
+                for subject in subjects([candidate])
+            ]
+        )  # fmt: skip
+
+
+def _generated(artifact: Artifact, path: Path) -> Path:
+    """32 seeded standard normal samples of the artifact's input shapes."""
+    subject = subjects([artifact])[0]
+    job = BenchmarkJob(artifact.path, subject.runtime)
+    specs = load_device("cpu").run("cpu", job).document["inputs"]
+    rng = np.random.default_rng(0)
+    arrays = {s["name"]: rng.standard_normal((32, *s["shape"][1:])).astype(np.float32) for s in specs}
+    np.savez(path, **arrays)  # type: ignore[arg-type]  # numpy's stub reads the names as its own keywords
+    return path
 
 
 def ratio_of(measurement: Json, reference: Json) -> Json:

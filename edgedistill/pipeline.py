@@ -126,7 +126,7 @@ def compress(
             got=repr(until),
             fix="use a known stage",
         )
-    _preflight(recipe)
+    check(recipe, beside)
     watch = watch or Silent()
     with open_run(run_dir, watch.stage) as run:
         path = _Path(recipe, beside, run, watch, until)
@@ -141,8 +141,15 @@ class _Reached(Exception):  # noqa: N818 - not an error: the last wanted stage i
     """The stage that the command named is done."""
 
 
-def _preflight(recipe: Recipe) -> None:
-    """What would fail in an hour is refused now: unknown plug-ins, extras that are not installed."""
+def check(recipe: Recipe, beside: Path) -> None:
+    """What would fail in an hour is refused now: unknown plug-ins, missing extras, files that are not there.
+
+    Raises:
+        UsageError: of the kind that the run would have met.
+    """
+    from edgedistill.data.sources import source_key
+    from edgedistill.students.key import model_key
+
     for name in recipe.export.formats:
         exporter = load_exporter(name)
         for word in recipe.export.precisions:
@@ -155,6 +162,10 @@ def _preflight(recipe: Recipe) -> None:
                     fix="drop the precision or the format",
                 )
     load_device(recipe.benchmark.device).describe(recipe.benchmark.device)
+    source_key(recipe.data, beside)
+    for model in (recipe.teacher, recipe.student):
+        model_key(model, beside)
+    calibration_digest(recipe, beside)
 
 
 class _Path:
@@ -202,7 +213,7 @@ class _Path:
         quantized = self._stage(
             "quantize", lambda out: self._quantize(data, exported, out), **exporting, exported=exported.digest,
             precisions=recipe.export.precisions, quantize=recipe.quantize, seed=recipe.seed,
-            calibration=self._calibration_digest(),
+            calibration=calibration_digest(recipe, self.beside),
         )  # fmt: skip
         files = _Files(exported, quantized)
         runs: Json = {"data": data.digest, "files": files.digests, "runtimes": self._runtimes()}
@@ -503,26 +514,32 @@ class _Path:
             )
         return apply(data.normalization, raw)
 
-    def _calibration_digest(self) -> str | None:
-        name = self.recipe.quantize.calibration
-        if name is None:
-            return None
-        if not (self.beside / name).is_file():
-            raise DataError(
-                f"there is no file at {self.beside / name}",
-                where="quantize.calibration",
-                expected="an .npz file with an array x",
-                got="nothing",
-                fix="correct the path",
-            )
-        return file_sha256(self.beside / name)
-
     def _tools(self) -> Json:
         return {fmt: package_versions(load_exporter(fmt).TOOLS) for fmt in self.recipe.export.formats}
 
     def _runtimes(self) -> Json:
         names = sorted({m.split(".")[0].replace("_", "-") for f in self.recipe.export.formats for m in load_exporter(f).RUNTIMES.values()})
         return package_versions(names)
+
+
+def calibration_digest(recipe: Recipe, beside: Path) -> str | None:
+    """Digest of the recipe's calibration file, if it names one.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    name = recipe.quantize.calibration
+    if name is None:
+        return None
+    if not (beside / name).is_file():
+        raise DataError(
+            f"there is no file at {beside / name}",
+            where="quantize.calibration",
+            expected="an .npz file with an array x",
+            got="nothing",
+            fix="correct the path",
+        )
+    return file_sha256(beside / name)
 
 
 def _code_digest() -> str:

@@ -108,7 +108,10 @@ class Benchmark(Protocol):
     REQUIRES: tuple[str, ...]
 
     def measure(self, results: Sequence[BenchmarkResult]) -> Json:
-        """Fields to put into the measurement, from the documents of its rounds; may add `flags`."""
+        """Fields to put into the measurement, from the documents of its rounds.
+
+        `flags` (a list of texts) and `valid` (false when its own rules were not met) are merged over all benchmarks.
+        """
         ...
 
 

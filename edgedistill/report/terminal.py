@@ -42,6 +42,22 @@ def show(report: Json, console: Console) -> None:
         show_gate(report["gate"], console)
 
 
+def show_measurements(measurements: list[Json], console: Console) -> None:
+    """A table of measurements without a report."""
+    table = Table(title="measured, batch 1", title_justify="left", header_style="bold")
+    for heading in ("artifact", "device", "runtime", "n", "p50, ms", "p90, ms", "load, ms", "peak memory, MB", "ratio", "flags"):
+        table.add_column(heading, justify="left" if heading in ("artifact", "device", "runtime", "flags") else "right")
+    for m in measurements:
+        latency = m["latency_ms"]
+        ratio = m.get("ratio_to_reference")
+        table.add_row(
+            m["artifact"], m["device"], f"{m['runtime']} {m['runtime_version']}", str(latency["count"]),
+            f"{latency['p50']:.4f}", f"{latency['p90']:.4f}", f"{m['load_cold_ms']:.1f}",
+            f"{m['memory_bytes']['peak'] / 1e6:.1f}", f"{ratio['p50']:.3f}" if ratio else "", "; ".join(m["flags"]),
+        )  # fmt: skip
+    console.print(table)
+
+
 def show_gate(gate: Json, console: Console) -> None:
     """The verdict, and each check that did not pass."""
     console.print(Text(f"gate: {gate['verdict']}", style=_STYLES.get(gate["verdict"], "")))

@@ -1,0 +1,476 @@
+"""The command line: thin. Every command has --json (one document on stdout) and --debug (tracebacks)."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+
+from edgedistill.errors import ArtifactError, EdgeDistillError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgedistill.types import Artifact, Json
+
+app = typer.Typer(
+    help="Distil a large model into a small one, export it to every edge runtime, prove it equal, measure it, and gate the release.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+recipe_app = typer.Typer(help="Recipes: their schema, and a dry check.", no_args_is_help=True)
+devices_app = typer.Typer(help="Devices where artifacts can run.", no_args_is_help=True)
+app.add_typer(recipe_app, name="recipe")
+app.add_typer(devices_app, name="devices")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, all else on stderr.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a key of the recipe: a.b=c, the value in YAML.")
+]
+
+
+@app.command()
+def compress(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    run: Annotated[Path | None, typer.Option("--run", help="Run directory. Default: runs/<recipe's file name>.")] = None,
+    overrides: Overrides = None,
+    until: Annotated[str, typer.Option("--until", help="Last stage to do: data teacher student distill export quantize parity benchmark report gate bundle.")] = "bundle",
+    as_json: AsJson = False,
+    debug: Debug = False,  # noqa: ARG001 - read in main, declared for the help
+) -> int:
+    """Take a recipe from its data to a gated bundle. The same command again resumes, and redoes only what changed."""
+    from edgedistill import pipeline
+    from edgedistill.progress import TerminalWatch
+    from edgedistill.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    run_dir = run or Path("runs") / recipe.stem
+    outcome = pipeline.compress(loaded, recipe.parent, run_dir, until=until, watch=TerminalWatch())
+    document: Json = {"run": str(run_dir), "stages": [_stage(s) for s in outcome.stages], "report": outcome.report}
+    if as_json:
+        _emit(document)
+    elif outcome.report is not None:
+        from edgedistill.report.terminal import show
+
+        show(outcome.report, _console())
+        _say(f"report: {run_dir / 'report.html'}")
+        if until == "bundle":
+            _say(f"bundle: {run_dir / 'bundle'}{_not_released(outcome.report)}")
+    return outcome.verdict.exit_code if outcome.verdict is not None else 0
+
+
+@app.command()
+def gate(
+    report: Annotated[Path, typer.Argument(help="A report.json.")],
+    policy: Annotated[Path, typer.Option("--policy", help="The policy: a recipe's `gate` section in a YAML file of its own.")],
+    as_json: AsJson = False,
+    debug: Debug = False,  # noqa: ARG001 - read in main
+) -> int:
+    """Judge a report by a policy: exit code 0 pass, 1 fail, 3 inconclusive or invalid."""
+    import hashlib
+
+    from edgedistill.gate import judge, verdict_json
+    from edgedistill.recipe import canonical, load_policy
+
+    loaded = load_policy(policy)
+    verdict = judge(_read_report(report), loaded)
+    document = verdict_json(verdict, hashlib.sha256(canonical(loaded).encode()).hexdigest())
+    if as_json:
+        _emit({"gate": document})
+    else:
+        from edgedistill.report.terminal import show_gate
+
+        show_gate(document, _console())
+    return verdict.exit_code
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    as_json: AsJson = False,
+    debug: Debug = False,  # noqa: ARG001 - read in main
+) -> int:
+    """Write report.html from a run's report.json."""
+    from edgedistill.report.html import render
+    from edgedistill.report.plots import quality_against_latency
+    from edgedistill.runs import storage_errors, write_atomically
+
+    document = _read_report(run / "report.json")
+    page = run / "report.html"
+    with storage_errors(run):
+        write_atomically(page, render(document, quality_against_latency(document)))
+    if as_json:
+        _emit({"html": str(page), "report": document})
+    else:
+        _say(str(page))
+    return 0
+
+
+@app.command()
+def bundle(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    out: Annotated[Path, typer.Option("-o", "--output", help="Where the release goes.")],
+    as_json: AsJson = False,
+    debug: Debug = False,  # noqa: ARG001 - read in main
+) -> int:
+    """Copy a run's verified bundle out of the run directory. Refuses one that did not pass its gate."""
+    from edgedistill.bundle import verify as check
+    from edgedistill.runs import publish
+
+    found = check(run / "bundle")
+    if out.exists():
+        raise UsageError(
+            f"{out} exists already",
+            where=str(out),
+            expected="a path that is free",
+            got="a file or folder",
+            fix="give another path, or remove it",
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    publish(run / "bundle", out)
+    if as_json:
+        _emit({**found, "bundle": str(out)})
+    else:
+        _say(f"{out}: {len(found['files'])} files, gate {found['gate']}")
+    return 0
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle.")],
+    as_json: AsJson = False,
+    debug: Debug = False,  # noqa: ARG001 - read in main
+) -> int:
+    """Check every file of a bundle against its metadata, and that its gate passed."""
+    from edgedistill.bundle import verify as check
+
+    found = check(folder)
+    if as_json:
+        _emit(found)
+    else:
+        _say(f"{folder}: {len(found['files'])} files intact, gate {found['gate']}")
+    return 0
+
+
+@app.command()
+def parity(
+    reference: Annotated[Path, typer.Argument(help="An artifact: .onnx, .tflite, .xml.")],
+    artifact: Annotated[Path, typer.Argument(help="Another, perhaps of another format.")],
+    inputs: Annotated[Path | None, typer.Option("--inputs", help="Model-ready samples (.npz, first axis: samples). Default: 32 seeded normal ones.")] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,  # noqa: ARG001 - read in main
+) -> int:
+    """Do two files compute the same thing? Compared in every runtime installed; exit code 1 if not."""
+    from edgedistill.benchmarking import compare_files
+    from edgedistill.recipe import ParitySettings
+
+    found = compare_files(_artifact(reference), _artifact(artifact), inputs, ParitySettings())
+    if as_json:
+        _emit({"parity": found.to_json()})
+    else:
+        _say(f"{found.state.value}: {found.reason} (n = {found.n}, {found.runtime}, max abs {found.max_abs:.3e})")
+    return 0 if found.state == "pass" else 1
+
+
+@app.command()
+def benchmark(
+    artifacts: Annotated[list[Path], typer.Argument(help="Files: .onnx, .tflite, .xml.")],
+    device: Annotated[list[str] | None, typer.Option("--device", help="Where. Default: cpu.")] = None,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")] = 1,
+    against: Annotated[Path | None, typer.Option("--against", help="Report p50 relative to this artifact, measured interleaved.")] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Fresh processes per artifact.")] = 3,
+    as_json: AsJson = False,
+    debug: Debug = False,  # noqa: ARG001 - read in main
+) -> int:
+    """Measure latency and memory of artifacts, each in every runtime installed."""
+    from edgedistill.benchmarking import measure_files
+    from edgedistill.progress import TerminalWatch
+    from edgedistill.recipe import Benchmark
+
+    measurements: list[Json] = []
+    watch = TerminalWatch()
+    watch.bar.start()
+    for name in device or ["cpu"]:
+        measurements += measure_files(
+            [_artifact(path) for path in artifacts],
+            _artifact(against) if against else None,
+            Benchmark(device=name, threads=threads, rounds=rounds),
+            lambda done, total, text: watch.step(f"measure {text}", done, total),
+        )
+    watch.bar.stop()
+    if as_json:
+        _emit({"measurements": measurements})
+    else:
+        from edgedistill.report.terminal import show_measurements
+
+        show_measurements(measurements, _console())
+    return 0 if all(m["valid"] for m in measurements) else 3
+
+
+@devices_app.command("list")
+def devices_list(
+    as_json: AsJson = False,
+    debug: Debug = False,  # noqa: ARG001 - read in main
+) -> int:
+    """List the devices that are ready to measure on."""
+    from edgedistill.plugins import find_plugin, load_device, plugin_names
+
+    schemes = [find_plugin("devices", name).SCHEME for name in plugin_names("devices")]
+    found = [load_device(scheme).describe(scheme).to_json() for scheme in schemes]
+    if as_json:
+        _emit({"devices": found})
+    else:
+        for one in found:
+            _say(f"{one['id']:<8} {one['name']}, {one['cores']} cores, {one['memory_bytes'] / 1e9:.1f} GB, {one['class']}")
+    return 0
+
+
+@devices_app.command("show")
+def devices_show(
+    device: Annotated[str, typer.Argument(metavar="ID", help="A device, as `devices list` names it.")],
+    as_json: AsJson = False,
+    debug: Debug = False,  # noqa: ARG001 - read in main
+) -> int:
+    """Show one device."""
+    from edgedistill.plugins import load_device
+
+    found = load_device(device).describe(device).to_json()
+    if as_json:
+        _emit({"devices": [found]})
+    else:
+        for key, value in found.items():
+            _say(f"{key:<13} {value}")
+    return 0
+
+
+@recipe_app.command("schema")
+def recipe_schema(
+    as_json: AsJson = False,  # noqa: ARG001 - it is JSON in any case
+    debug: Debug = False,  # noqa: ARG001 - read in main
+) -> int:
+    """Print the JSON Schema of recipes: every key, its type, default and meaning."""
+    from edgedistill.recipe import Recipe
+
+    _emit(Recipe.model_json_schema())
+    return 0
+
+
+@recipe_app.command("check")
+def recipe_check(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    debug: Debug = False,  # noqa: ARG001 - read in main
+) -> int:
+    """Check a recipe without running it: its keys, its plug-ins, the files that it names."""
+    from edgedistill import pipeline
+    from edgedistill.recipe import load_recipe, recipe_sha256
+
+    loaded = load_recipe(recipe, overrides or [])
+    pipeline.check(loaded, recipe.parent)
+    if as_json:
+        _emit({"recipe": loaded.model_dump(mode="json"), "sha256": recipe_sha256(loaded)})
+    else:
+        _say(f"{recipe}: a valid recipe ({recipe_sha256(loaded)[:16]})")
+    return 0
+
+
+@app.command()
+def doctor(
+    as_json: AsJson = False,
+    debug: Debug = False,  # noqa: ARG001 - read in main
+) -> int:
+    """Say what is installed, what is missing, and the command that mends it. Exit code 2 if the core is broken."""
+    from edgedistill.doctor import examine, healthy
+
+    findings = examine()
+    if as_json:
+        _emit({"healthy": healthy(findings), "findings": [f.to_json() for f in findings]})
+    else:
+        for finding in findings:
+            mark = {"ok": "ok     ", "missing": "missing", "wrong version": "WRONG  "}[finding.state]
+            _say(f"{mark} {finding.group:<9} {finding.package:<20} {finding.installed or '-':<14} wanted {finding.wanted}")
+        for fix in dict.fromkeys(f.fix for f in findings if f.fix):
+            _say(f"to mend: {fix}")
+    return 0 if healthy(findings) else 2
+
+
+@app.command()
+def plugins(
+    as_json: AsJson = False,
+    debug: Debug = False,  # noqa: ARG001 - read in main
+) -> int:
+    """List the plug-ins of each shelf, and what each lacks."""
+    from edgedistill.plugins import VERBS, find_plugin, missing_requirements, plugin_names
+
+    found = {
+        shelf: {name: missing_requirements(find_plugin(shelf, name)) for name in plugin_names(shelf)} for shelf in VERBS
+    }
+    if as_json:
+        _emit({"plugins": {s: [{"name": n, "missing": m} for n, m in names.items()] for s, names in found.items()}})
+    else:
+        for shelf, names in found.items():
+            for name, missing in names.items():
+                lacks = f"missing {', '.join(missing)}: pip install 'edgedistill[{name}]'" if missing else "ready"
+                _say(f"{shelf:<11} {name:<10} {lacks}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and turn every outcome into an exit code; the console script's entry."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    as_json, debug = "--json" in arguments, "--debug" in arguments
+    with _Stdout(as_json):
+        try:
+            return int(app(arguments, standalone_mode=False, prog_name="edgedistill") or 0)
+        except EdgeDistillError as error:
+            if debug:
+                raise
+            return _fail(error.to_json(), str(error), error.exit_code, as_json)
+        except click.exceptions.Abort:
+            return 130
+        except click.ClickException as error:
+            usage = UsageError(error.format_message(), where="command line", fix="edgedistill --help")
+            return _fail(usage.to_json(), f"{usage}", 2, as_json)
+        except KeyboardInterrupt:
+            _complain("interrupted; the same command goes on from the last finished stage")
+            return 130
+        except BrokenPipeError:
+            return 0
+        except Exception as error:
+            if debug:
+                raise
+            told = f"internal error: {type(error).__name__}: {error}"
+            document = {"code": "internal_error", "exit_code": 4, "message": told, "where": "", "expected": "", "got": "", "fix": "--debug shows the traceback; please report it"}
+            return _fail(document, f"{told}\nfix: {document['fix']}", 4, as_json)
+
+
+class _Stdout:
+    """While a command runs with --json, descriptor 1 is stderr: nothing but the document reaches stdout."""
+
+    target = 1
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def __enter__(self) -> None:
+        if self.as_json:
+            sys.stdout.flush()
+            _Stdout.target = os.dup(1)
+            os.dup2(2, 1)
+
+    def __exit__(self, *_: object) -> None:
+        if self.as_json:
+            sys.stdout.flush()
+            os.dup2(_Stdout.target, 1)
+            os.close(_Stdout.target)
+            _Stdout.target = 1
+
+
+def _emit(document: Any) -> None:
+    with os.fdopen(os.dup(_Stdout.target), "w", encoding="utf-8") as stream:
+        stream.write(json.dumps(document, indent=1) + "\n")
+
+
+def _fail(document: dict[str, Any], text: str, code: int, as_json: bool) -> int:
+    _complain(f"error: {text}")
+    if as_json:
+        _emit({"error": document})
+    return code
+
+
+def _say(text: str) -> None:
+    typer.echo(text)
+
+
+def _complain(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 150)
+
+
+def _stage(record: Json) -> Json:
+    return {key: record[key] for key in ("name", "state", "seconds")}
+
+
+def _not_released(report: Json) -> str:
+    verdict = report["gate"]["verdict"]
+    return "" if verdict == "pass" else f" (not for release: gate {verdict})"
+
+
+def _read_report(path: Path) -> Json:
+    from edgedistill.report.build import SCHEMA
+
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        schema = document["schema"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path} is not a report: {error}",
+            where=str(path),
+            expected="a report.json of `edgedistill compress`",
+            got=type(error).__name__,
+            fix="give RUN/report.json",
+        ) from error
+    if schema != SCHEMA:
+        raise UsageError(
+            f"{path} is of another schema",
+            where=f"{path}, key schema",
+            expected=SCHEMA,
+            got=repr(schema),
+            fix="make the report again with this version of EdgeDistill",
+        )
+    return dict(document)
+
+
+def _artifact(path: Path) -> Artifact:
+    """A file as an artifact, its format told by its ending."""
+    from edgedistill.plugins import find_plugin, load_exporter, plugin_names
+    from edgedistill.types import Artifact, Normalization, Precision, Signature
+
+    endings = {find_plugin("exporters", name).SUFFIX: name for name in plugin_names("exporters")}
+    if path.suffix not in endings or not path.is_file():
+        raise UsageError(
+            f"{path} is not an artifact",
+            where=str(path),
+            expected="an existing file; " + nearest(path.suffix, endings),
+            got="nothing at this path" if path.suffix in endings else repr(path.suffix),
+            fix="give a file of a known format",
+        )
+    fmt = endings[path.suffix]
+    signature = Signature((), (), Normalization((0.0,), (1.0,)), ())
+    companions = tuple(p for p in [path.with_suffix(".bin")] if path.suffix == ".xml" and p.is_file())
+    artifact = Artifact.of_files(
+        path, model=path.stem, fmt=fmt, precision=Precision.FP32, signature=signature, companions=companions
+    )
+    exporter = load_exporter(fmt)
+    try:
+        integer = exporter.count_macs(artifact).integer
+    except Exception as error:  # each library has errors of its own for a file it cannot read
+        raise ArtifactError(
+            f"{path} cannot be read as {fmt}",
+            where=str(path),
+            expected=f"a valid {fmt} file",
+            got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            fix="export it again; the file may be damaged or of another format",
+        ) from error
+    precision = Precision.INT8_STATIC if integer else Precision.FP32
+    return Artifact.of_files(
+        path, model=path.stem, fmt=fmt, precision=precision, signature=signature, companions=companions
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
