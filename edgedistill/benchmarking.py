@@ -30,13 +30,17 @@ class Subject:
 
 
 def subjects(artifacts: Sequence[Artifact]) -> list[Subject]:
-    """Every artifact in every runtime of its format that is installed here."""
-    return [
+    """Every artifact in every runtime of its format that is installed here.
+
+    What will be compared, the artifacts of one runtime, stands side by side, so that it is measured so.
+    """
+    found = [
         Subject(artifact, runtime)
         for artifact in artifacts
         for runtime, module in load_exporter(artifact.format).RUNTIMES.items()
         if importlib.util.find_spec(module) is not None
     ]
+    return sorted(found, key=lambda subject: subject.runtime)
 
 
 def compute(subject: Subject, inputs: Path, outputs: Path, device: str = "cpu") -> np.ndarray:

@@ -186,7 +186,7 @@ def benchmark(
     device: Annotated[list[str] | None, typer.Option("--device", help="Where. Default: cpu.")] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")] = 1,
     against: Annotated[Path | None, typer.Option("--against", help="Report p50 relative to this artifact, measured interleaved.")] = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Fresh processes per artifact.")] = 3,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Fresh processes per artifact.")] = 5,
     as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:

@@ -297,7 +297,7 @@ class BenchmarkJob:
     outputs: Path | None = None
     min_queries: int = 0
     min_duration_s: float = 0.0
-    warmup_s: float = 0.2
+    warmup_s: float = 0.1
     timeout_s: float = 600.0
 
 

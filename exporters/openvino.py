@@ -46,7 +46,12 @@ def export(model: Any, name: str, signature: Signature, out: Path) -> Artifact:
 def quantize(
     artifact: Artifact, precision: Precision, calibration: Mapping[str, np.ndarray], out: Path
 ) -> Artifact:
-    """Static int8 by NNCF on all calibration samples, with its bias correction."""
+    """Static int8 by NNCF on all calibration samples.
+
+    Not NNCF's defaults: those average the ranges of samples, which clips the logits, and their fast bias
+    correction cost a 438-parameter student a tenth of its answers (agreement with torch 0.895, against
+    0.993 with these settings, n = 899).
+    """
     import nncf
     import openvino
 
@@ -55,7 +60,16 @@ def quantize(
     items = samples if len(rows) > 1 else [sample[0] for sample in samples]
     with conversion(artifact.id, "nncf"):
         model = openvino.Core().read_model(artifact.path)
-        quantized = nncf.quantize(model, nncf.Dataset(items), subset_size=len(items))
+        quantized = nncf.quantize(
+            model,
+            nncf.Dataset(items),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(items),
+            fast_bias_correction=False,
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                activations_range_estimator_params=_extremes()
+            ),
+        )
     path = out / f"{artifact.model}-{precision.short}.xml"
     return _save(
         quantized, path, artifact.model, precision, artifact.signature, {"parent": artifact.sha256}
@@ -137,6 +151,16 @@ def _save(
         signature=signature,
         companions=(weights,),
         producer=producer,
+    )
+
+
+def _extremes() -> Any:
+    """Ranges from the smallest to the largest value over all samples."""
+    from nncf.quantization import range_estimator as ranges
+
+    return ranges.RangeEstimatorParameters(
+        min=ranges.StatisticsCollectorParameters(ranges.StatisticsType.MIN, ranges.AggregatorType.MIN),
+        max=ranges.StatisticsCollectorParameters(ranges.StatisticsType.MAX, ranges.AggregatorType.MAX),
     )
 
 
