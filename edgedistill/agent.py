@@ -33,7 +33,7 @@ SCHEMA = "edgedistill.agent/1"
 Arrays = Dict[str, Any]  # name -> numpy array
 
 
-class Refused(Exception):
+class Refused(Exception):  # noqa: N818 - the runtime's answer, not a fault
     """The runtime is missing or refuses the file or the inputs: (code, message)."""
 
 
@@ -84,10 +84,17 @@ def _open_tflite(interpreter_class: Any, path: str, threads: int) -> Session:
     interpreter = interpreter_class(model_path=path, num_threads=threads)
     interpreter.allocate_tensors()
     inputs, outputs = [], []
-    for listed, tensors in ((inputs, interpreter.get_input_details()), (outputs, interpreter.get_output_details())):
+    for listed, tensors in (
+        (inputs, interpreter.get_input_details()),
+        (outputs, interpreter.get_output_details()),
+    ):
         for t in tensors:
             scale, zero_point = t["quantization"]
-            entry = {"name": t["name"], "shape": [int(d) for d in t["shape"]], "dtype": np.dtype(t["dtype"]).name}
+            entry = {
+                "name": t["name"],
+                "shape": [int(d) for d in t["shape"]],
+                "dtype": np.dtype(t["dtype"]).name,
+            }
             if scale:
                 entry["quantization"] = {"scale": float(scale), "zero_point": int(zero_point)}
             listed.append((entry, t["index"]))
@@ -187,9 +194,9 @@ def _drop_page_cache(path: str) -> bool:
                     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
                 finally:
                     os.close(descriptor)
-        return True
     except (OSError, AttributeError):
         return False
+    return True
 
 
 def _version(distribution: str) -> str:
@@ -248,12 +255,18 @@ def _load_inputs(path: Optional[str], session: Session) -> List[List[Any]]:
     if set(names) != set(arrays):
         # converters rename inputs; their order is kept
         if len(names) != len(arrays):
-            raise Refused("inputs", "the model takes %d inputs %s, the file holds %s" % (len(names), names, sorted(arrays)))
+            raise Refused(
+                "inputs",
+                "the model takes %d inputs %s, the file holds %s" % (len(names), names, sorted(arrays)),
+            )
         arrays = dict(zip(names, arrays.values()))
     for spec in session.inputs:
         sample = arrays[spec["name"]].shape[1:]
         if int(np.prod(sample)) != int(np.prod(spec["shape"])):
-            raise Refused("inputs", "input %r takes %s a sample, the file holds %s" % (spec["name"], spec["shape"][1:], list(sample)))
+            raise Refused(
+                "inputs",
+                "input %r takes %s a sample, the file holds %s" % (spec["name"], spec["shape"][1:], list(sample)),
+            )
     count = len(next(iter(arrays.values())))
     return [[_encode(arrays[s["name"]][i], s) for s in session.inputs] for i in range(count)]
 
@@ -263,7 +276,7 @@ def _compute(session: Session, samples: List[List[Any]], path: str) -> int:
     rows = {spec["name"]: [] for spec in session.outputs}  # type: Dict[str, List[Any]]
     for feed in samples:
         for spec, value in zip(session.outputs, session.run(feed)):
-            rows[spec["name"]].append(np.array(_decode(value, spec)).reshape(-1 if np.ndim(value) < 2 else np.shape(value)[1:]))
+            rows[spec["name"]].append(np.array(_decode(value, spec)).reshape(np.shape(value)[1:]))
     arrays = {name: np.stack(values) for name, values in rows.items()}
     with open(path, "wb") as stream:
         np.savez(stream, **arrays)

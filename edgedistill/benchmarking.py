@@ -125,9 +125,7 @@ def measure_files(
     return measurements
 
 
-def compare_files(
-    reference: Artifact, candidate: Artifact, inputs: Path | None, tolerance: ParitySettings
-) -> Parity:
+def compare_files(reference: Artifact, candidate: Artifact, inputs: Path | None, tolerance: ParitySettings) -> Parity:
     """Compare two files, of any formats, over the same model-ready samples; the farthest runtime counts.
 
     The reference is computed in the first of its runtimes; the tolerance is that of the lower precision.
@@ -160,10 +158,7 @@ def _generated(artifact: Artifact, path: Path) -> Path:
 
 def ratio_of(measurement: Json, reference: Json) -> Json:
     """Latency relative to another artifact measured in the same interleaved rounds."""
-    rounds = [
-        own / other
-        for own, other in zip(measurement["round_p50_ms"], reference["round_p50_ms"], strict=True)
-    ]
+    rounds = [own / other for own, other in zip(measurement["round_p50_ms"], reference["round_p50_ms"], strict=True)]
     return {
         "reference": reference["artifact"],
         "p50": float(np.median(rounds)),

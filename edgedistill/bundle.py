@@ -107,9 +107,7 @@ def _metadata(artifacts: list[Artifact], report: Json) -> str:
     facts = {a["id"]: a for a in report["artifacts"]}
     runtimes = {
         artifact.id: {
-            m["runtime"]: m["runtime_version"]
-            for m in report["measurements"]
-            if m["artifact"] == artifact.id
+            m["runtime"]: m["runtime_version"] for m in report["measurements"] if m["artifact"] == artifact.id
         }
         for artifact in artifacts
     }
@@ -149,7 +147,5 @@ def _metadata(artifacts: list[Artifact], report: Json) -> str:
 def _files(artifact: Artifact) -> list[Json]:
     main = path_in_bundle(artifact)
     folder = main.rsplit("/", 1)[0]
-    companions = [
-        {"path": f"{folder}/{name}", "sha256": digest} for name, digest in artifact.companions.items()
-    ]
+    companions = [{"path": f"{folder}/{name}", "sha256": digest} for name, digest in artifact.companions.items()]
     return [{"path": main, "sha256": artifact.sha256}, *companions]

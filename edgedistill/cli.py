@@ -40,9 +40,17 @@ Overrides = Annotated[
 @app.command()
 def compress(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
-    run: Annotated[Path | None, typer.Option("--run", help="Run directory. Default: runs/<recipe's file name>.")] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="Run directory. Default: runs/<recipe's file name>.")
+    ] = None,
     overrides: Overrides = None,
-    until: Annotated[str, typer.Option("--until", help="Last stage to do: data teacher student distill export quantize parity benchmark report gate bundle.")] = "bundle",
+    until: Annotated[
+        str,
+        typer.Option(
+            "--until",
+            help="Last stage to do: data teacher student distill export quantize parity benchmark report gate bundle.",
+        ),
+    ] = "bundle",
     as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001 - read in main, declared for the help
 ) -> int:
@@ -54,7 +62,11 @@ def compress(
     loaded = load_recipe(recipe, overrides or [])
     run_dir = run or Path("runs") / recipe.stem
     outcome = pipeline.compress(loaded, recipe.parent, run_dir, until=until, watch=TerminalWatch())
-    document: Json = {"run": str(run_dir), "stages": [_stage(s) for s in outcome.stages], "report": outcome.report}
+    document: Json = {
+        "run": str(run_dir),
+        "stages": [_stage(s) for s in outcome.stages],
+        "report": outcome.report,
+    }
     if as_json:
         _emit(document)
     elif outcome.report is not None:
@@ -70,7 +82,10 @@ def compress(
 @app.command()
 def gate(
     report: Annotated[Path, typer.Argument(help="A report.json.")],
-    policy: Annotated[Path, typer.Option("--policy", help="The policy: a recipe's `gate` section in a YAML file of its own.")],
+    policy: Annotated[
+        Path,
+        typer.Option("--policy", help="The policy: a recipe's `gate` section in a YAML file of its own."),
+    ],
     as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
@@ -164,7 +179,13 @@ def verify(
 def parity(
     reference: Annotated[Path, typer.Argument(help="An artifact: .onnx, .tflite, .xml.")],
     artifact: Annotated[Path, typer.Argument(help="Another, perhaps of another format.")],
-    inputs: Annotated[Path | None, typer.Option("--inputs", help="Model-ready samples (.npz, first axis: samples). Default: 32 seeded normal ones.")] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            "--inputs",
+            help="Model-ready samples (.npz, first axis: samples). Default: 32 seeded normal ones.",
+        ),
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
@@ -185,7 +206,10 @@ def benchmark(
     artifacts: Annotated[list[Path], typer.Argument(help="Files: .onnx, .tflite, .xml.")],
     device: Annotated[list[str] | None, typer.Option("--device", help="Where. Default: cpu.")] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")] = 1,
-    against: Annotated[Path | None, typer.Option("--against", help="Report p50 relative to this artifact, measured interleaved.")] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", help="Report p50 relative to this artifact, measured interleaved."),
+    ] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Fresh processes per artifact.")] = 5,
     as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001 - read in main
@@ -229,7 +253,9 @@ def devices_list(
         _emit({"devices": found})
     else:
         for one in found:
-            _say(f"{one['id']:<8} {one['name']}, {one['cores']} cores, {one['memory_bytes'] / 1e9:.1f} GB, {one['class']}")
+            _say(
+                f"{one['id']:<8} {one['name']}, {one['cores']} cores, {one['memory_bytes'] / 1e9:.1f} GB, {one['class']}"
+            )
     return 0
 
 
@@ -297,7 +323,9 @@ def doctor(
     else:
         for finding in findings:
             mark = {"ok": "ok     ", "missing": "missing", "wrong version": "WRONG  "}[finding.state]
-            _say(f"{mark} {finding.group:<9} {finding.package:<20} {finding.installed or '-':<14} wanted {finding.wanted}")
+            _say(
+                f"{mark} {finding.group:<9} {finding.package:<20} {finding.installed or '-':<14} wanted {finding.wanted}"
+            )
         for fix in dict.fromkeys(f.fix for f in findings if f.fix):
             _say(f"to mend: {fix}")
     return 0 if healthy(findings) else 2
@@ -324,7 +352,7 @@ def plugins(
     return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one return per kind of outcome
     """Run a command and turn every outcome into an exit code; the console script's entry."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json, debug = "--json" in arguments, "--debug" in arguments
@@ -349,7 +377,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             if debug:
                 raise
             told = f"internal error: {type(error).__name__}: {error}"
-            document = {"code": "internal_error", "exit_code": 4, "message": told, "where": "", "expected": "", "got": "", "fix": "--debug shows the traceback; please report it"}
+            document = {
+                "code": "internal_error",
+                "exit_code": 4,
+                "message": told,
+                "where": "",
+                "expected": "",
+                "got": "",
+                "fix": "--debug shows the traceback; please report it",
+            }
             return _fail(document, f"{told}\nfix: {document['fix']}", 4, as_json)
 
 

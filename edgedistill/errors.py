@@ -36,9 +36,7 @@ class EdgeDistillError(Exception):
     code = "error"
     exit_code = 4
 
-    def __init__(
-        self, message: str, *, where: str = "", expected: str = "", got: str = "", fix: str = ""
-    ) -> None:
+    def __init__(self, message: str, *, where: str = "", expected: str = "", got: str = "", fix: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.where = where

@@ -51,9 +51,7 @@ def _quality(artifact: Json, report: Json, policy: QualityGate) -> Check:
         return Check(name, State.INVALID, "the report does not compare this artifact with a teacher")
     limit = teacher["quality"]["value"] - policy.max_drop
     low, high = versus["ci95"]
-    state = (
-        State.PASS if low > -policy.max_drop else State.FAIL if high < -policy.max_drop else State.INCONCLUSIVE
-    )
+    state = State.PASS if low > -policy.max_drop else State.FAIL if high < -policy.max_drop else State.INCONCLUSIVE
     value = artifact["quality"]["value"]
     metric = report["task"]["metric"]
     reason = (
@@ -86,9 +84,7 @@ def _size(artifact: Json, report: Json, policy: SizeGate) -> Iterator[Check]:
 
 def _latency(artifact: Json, report: Json, policy: LatencyGate) -> Iterator[Check]:
     """Every round's ratio must be on the same side of the limit."""
-    found = [
-        m for m in report["measurements"] if m["artifact"] == artifact["id"] and m["source"] == "measured"
-    ]
+    found = [m for m in report["measurements"] if m["artifact"] == artifact["id"] and m["source"] == "measured"]
     if not found:
         yield Check(f"latency:{artifact['id']}", State.INVALID, "the report holds no measurement of this artifact")
     for measurement in found:
@@ -101,9 +97,7 @@ def _latency(artifact: Json, report: Json, policy: LatencyGate) -> Iterator[Chec
             yield Check(name, State.INVALID, f"the measurement is invalid: {'; '.join(measurement['flags'])}")
             continue
         low, high = min(ratio["rounds"]), max(ratio["rounds"])
-        state = (
-            State.PASS if high <= policy.max_ratio else State.FAIL if low > policy.max_ratio else State.INCONCLUSIVE
-        )
+        state = State.PASS if high <= policy.max_ratio else State.FAIL if low > policy.max_ratio else State.INCONCLUSIVE
         reason = (
             f"p50 is {ratio['p50']:.3f} x the teacher's in {measurement['runtime']} "
             f"({len(ratio['rounds'])} rounds, {low:.3f} to {high:.3f}); at most {policy.max_ratio:g} x"

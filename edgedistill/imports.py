@@ -10,10 +10,12 @@ import hashlib
 import importlib
 import importlib.metadata
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgedistill.errors import ModelError, nearest
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def import_object(reference: str, beside: Path) -> Any:

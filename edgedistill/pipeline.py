@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,7 +23,7 @@ from edgedistill.plugins import find_plugin, load_device, load_exporter, plugin_
 from edgedistill.recipe import Recipe, canonical, recipe_sha256
 from edgedistill.report.build import build, package_versions
 from edgedistill.runs import Run, Stage, open_run, publish
-from edgedistill.types import Artifact, Json, Precision, Signature, Verdict, file_sha256
+from edgedistill.types import Artifact, Json, Precision, Verdict, file_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,10 +130,8 @@ def compress(
     watch = watch or Silent()
     with open_run(run_dir, watch.stage) as run:
         path = _Path(recipe, beside, run, watch, until)
-        try:
+        with suppress(_Reached):
             path.walk()
-        except _Reached:
-            pass
     return Outcome(run_dir, run.stages_json(), path.report, path.verdict)
 
 
@@ -198,9 +196,7 @@ class _Path:
             "teacher", lambda out: self._teacher(data, out), **training, model=models["teacher"],
             train=recipe.teacher.train,
         )  # fmt: skip
-        student = self._stage(
-            "student", lambda out: self._student(data, out), **training, model=models["student"]
-        )
+        student = self._stage("student", lambda out: self._student(data, out), **training, model=models["student"])
         distilled = self._stage(
             "distill", lambda out: self._distill(data, teacher, student, out), **training,
             teacher=teacher.digest, student=student.digest, model=models["student"], distill=recipe.distill,
@@ -343,9 +339,7 @@ class _Path:
             artifacts.append(load_exporter(artifact.format).quantize(artifact, precision, calibration, folder))
         _write_artifacts(artifacts, out)
 
-    def _parity(
-        self, data_stage: Stage, teacher: Stage, distilled: Stage, files: _Files, out: Path
-    ) -> None:
+    def _parity(self, data_stage: Stage, teacher: Stage, distilled: Stage, files: _Files, out: Path) -> None:
         """Every artifact in every runtime over the whole evaluation split: departure, quality, difference."""
         from edgedistill.benchmarking import compute, subjects
         from edgedistill.parity import compare
@@ -413,7 +407,10 @@ class _Path:
         data = _load(data_stage)
         digest = recipe_sha256(self.recipe)
         artifacts = files.artifacts()
-        models = [_model("teacher", "teacher", teacher, teacher), _model("student", "student", distilled, student)]
+        models = [
+            _model("teacher", "teacher", teacher, teacher),
+            _model("student", "student", distilled, student),
+        ]
         if self.recipe.distill.baseline:
             models.append(_model("student-labels-only", "baseline", distilled, student))
         report = build(
@@ -441,9 +438,7 @@ class _Path:
         chart = (reported.path / "chart.svg").read_text(encoding="utf-8")
         (out / "report.html").write_text(render(report, chart), encoding="utf-8")
 
-    def _bundle(
-        self, data_stage: Stage, distilled: Stage, files: _Files, report: Json, out: Path
-    ) -> None:
+    def _bundle(self, data_stage: Stage, distilled: Stage, files: _Files, report: Json, out: Path) -> None:
         """The release. One that failed its gate is written too, marked `release: false`."""
         data = _load(data_stage)
         artifacts = files.artifacts()
@@ -480,7 +475,10 @@ class _Path:
 
         from edgedistill.distillation.trainer import deterministic, fit
 
-        inputs, labels = torch.tensor(np.asarray(data.train_inputs)), torch.tensor(np.asarray(data.train_labels))
+        inputs, labels = (
+            torch.tensor(np.asarray(data.train_inputs)),
+            torch.tensor(np.asarray(data.train_labels)),
+        )
         with deterministic(self.recipe.seed, self.recipe.threads):
             fit(
                 module, inputs, labels, loss, settings, self.recipe.seed,
@@ -518,7 +516,13 @@ class _Path:
         return {fmt: package_versions(load_exporter(fmt).TOOLS) for fmt in self.recipe.export.formats}
 
     def _runtimes(self) -> Json:
-        names = sorted({m.split(".")[0].replace("_", "-") for f in self.recipe.export.formats for m in load_exporter(f).RUNTIMES.values()})
+        names = sorted(
+            {
+                m.split(".")[0].replace("_", "-")
+                for f in self.recipe.export.formats
+                for m in load_exporter(f).RUNTIMES.values()
+            }
+        )
         return package_versions(names)
 
 
@@ -593,9 +597,7 @@ def _write_artifacts(artifacts: list[Artifact], out: Path) -> None:
                     fix="leave the format out of export.formats; --debug and RUN/logs show more",
                 )
         macs = exporter.count_macs(artifact)
-        documents.append(
-            {**artifact.to_json(out), "macs": macs.total, "integer_mac_share": macs.integer_share}
-        )
+        documents.append({**artifact.to_json(out), "macs": macs.total, "integer_mac_share": macs.integer_share})
     _write_json(documents, out / "artifacts.json")
 
 
@@ -609,7 +611,11 @@ def _artifact_json(artifact: Artifact, answers: list[Json], recipe_digest: str, 
     worst = min(own, key=lambda a: (a["parity"]["state"] == "pass", a["quality"]["value"], -a["parity"]["max_abs"]))
     listed = _read_json(artifact.path.parents[1] / "artifacts.json")
     counted = next(document for document in listed if document["id"] == artifact.id)
-    path = f"bundle/{release.path_in_bundle(artifact)}" if artifact.model == "student" else artifact.path.relative_to(root).as_posix()
+    path = (
+        f"bundle/{release.path_in_bundle(artifact)}"
+        if artifact.model == "student"
+        else artifact.path.relative_to(root).as_posix()
+    )
     return {
         **artifact.to_json(artifact.path.parent),
         "path": path,

@@ -83,7 +83,7 @@ class TerminalWatch:
                     os.close(descriptor)
 
     def _show(self, title: str, done: int, total: int, facts: str) -> None:
-        group = title.split(" ")[0]
+        group = title.split(" ", maxsplit=1)[0]
         if self.task is None or self.title != group:
             self._clear()
             self.task, self.title = self.bar.add_task(title, total=total, facts=facts), group

@@ -405,9 +405,7 @@ def _override(document: dict[str, Any], override: str) -> None:
         ) from error
 
 
-def _validated(
-    section: type[S], document: dict[str, Any], path: Path, lines: dict[tuple[str | int, ...], int]
-) -> S:
+def _validated(section: type[S], document: dict[str, Any], path: Path, lines: dict[tuple[str | int, ...], int]) -> S:
     try:
         return section.model_validate(document)
     except ValidationError as error:
@@ -422,9 +420,7 @@ def _explain(
     lines: dict[tuple[str | int, ...], int],
 ) -> RecipeError:
     """The first mistake as a RecipeError (with the count of the others)."""
-    problems = [
-        (_real_location(problem["loc"], document), problem) for problem in _of_chosen_branch(error, document)
-    ]
+    problems = [(_real_location(problem["loc"], document), problem) for problem in _of_chosen_branch(error, document)]
     location, problem = problems[0]
     key = ".".join(str(part) for part in location) or "(top level)"
     line = next((lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), None)
@@ -489,9 +485,7 @@ def _of_chosen_branch(error: ValidationError, document: dict[str, Any]) -> list[
     return problems or error.errors(include_url=False)
 
 
-def _section_at(
-    section: type[BaseModel], location: Iterable[str | int], document: Any
-) -> list[type[BaseModel]]:
+def _section_at(section: type[BaseModel], location: Iterable[str | int], document: Any) -> list[type[BaseModel]]:
     """The model classes that may stand at a location."""
     found: list[type[BaseModel]] = [section]
     for part in location:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgedistill.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Json = dict[str, Any]
 """A JSON object; its shape is stated where it is made."""
@@ -46,7 +48,7 @@ class Precision(StrEnum):
 class State(StrEnum):
     """The outcome of a check."""
 
-    PASS = "pass"
+    PASS = "pass"  # noqa: S105 - no password
     FAIL = "fail"
     INCONCLUSIVE = "inconclusive"
     INVALID = "invalid"
@@ -107,8 +109,7 @@ class Signature:
         """Read what `to_json` wrote."""
         tensors = {
             side: tuple(
-                TensorSpec(t["name"], tuple(t["shape"]), t["dtype"], t.get("layout", ""))
-                for t in document[side]
+                TensorSpec(t["name"], tuple(t["shape"]), t["dtype"], t.get("layout", "")) for t in document[side]
             )
             for side in ("inputs", "outputs")
         }

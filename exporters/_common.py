@@ -47,8 +47,7 @@ def example(signature: Signature, batch: int) -> tuple[Any, ...]:
 
     generator = torch.Generator().manual_seed(0)
     return tuple(
-        torch.randn(batch, *(int(d) for d in spec.shape[1:]), generator=generator)
-        for spec in signature.inputs
+        torch.randn(batch, *(int(d) for d in spec.shape[1:]), generator=generator) for spec in signature.inputs
     )
 
 

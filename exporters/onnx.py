@@ -42,16 +42,14 @@ _INTEGER_OPERATORS = {"QLinearConv", "QGemm", "QLinearMatMul"}
 
 
 def export(model: Any, name: str, signature: Signature, out: Path) -> Artifact:
-    """torch -> ONNX (torch.onnx, dynamo)."""
+    """Torch -> ONNX (torch.onnx, dynamo)."""
     path = out / f"{name}-fp32.onnx"
     with conversion(name, "torch.onnx"):
         torch_to_onnx(model, signature, path)
     return Artifact.of_files(path, model=name, fmt="onnx", precision=Precision.FP32, signature=signature)
 
 
-def quantize(
-    artifact: Artifact, precision: Precision, calibration: Mapping[str, np.ndarray], out: Path
-) -> Artifact:
+def quantize(artifact: Artifact, precision: Precision, calibration: Mapping[str, np.ndarray], out: Path) -> Artifact:
     """Static int8 by onnxruntime's quantiser: min-max ranges of the calibration samples."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process

@@ -32,7 +32,7 @@ _CHANNEL_AXIS = {"Convolution": 1, "GroupConvolution": 1}
 
 
 def export(model: Any, name: str, signature: Signature, out: Path) -> Artifact:
-    """torch -> ONNX -> OpenVINO IR."""
+    """Torch -> ONNX -> OpenVINO IR."""
     import openvino
 
     graph = out / f".{name}.onnx"
@@ -43,9 +43,7 @@ def export(model: Any, name: str, signature: Signature, out: Path) -> Artifact:
     return _save(converted, out / f"{name}-fp32.xml", name, Precision.FP32, signature, {})
 
 
-def quantize(
-    artifact: Artifact, precision: Precision, calibration: Mapping[str, np.ndarray], out: Path
-) -> Artifact:
+def quantize(artifact: Artifact, precision: Precision, calibration: Mapping[str, np.ndarray], out: Path) -> Artifact:
     """Static int8 by NNCF on all calibration samples.
 
     Not NNCF's defaults: those average the ranges of samples, which clips the logits, and their fast bias
@@ -66,14 +64,10 @@ def quantize(
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(items),
             fast_bias_correction=False,
-            advanced_parameters=nncf.AdvancedQuantizationParameters(
-                activations_range_estimator_params=_extremes()
-            ),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(activations_range_estimator_params=_extremes()),
         )
     path = out / f"{artifact.model}-{precision.short}.xml"
-    return _save(
-        quantized, path, artifact.model, precision, artifact.signature, {"parent": artifact.sha256}
-    )
+    return _save(quantized, path, artifact.model, precision, artifact.signature, {"parent": artifact.sha256})
 
 
 def check_support(artifact: Artifact) -> list[Check]:
@@ -130,9 +124,7 @@ def count_macs(artifact: Artifact) -> MacCount:
     return MacCount(total, integer)
 
 
-def _save(
-    model: Any, path: Path, name: str, precision: Precision, signature: Signature, producer: Json
-) -> Artifact:
+def _save(model: Any, path: Path, name: str, precision: Precision, signature: Signature, producer: Json) -> Artifact:
     """Write IR whose bytes depend on the model alone, the .xml vouching for the .bin."""
     import openvino
 

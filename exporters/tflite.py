@@ -1,4 +1,4 @@
-"""TFLite, for tflite-runtime 2.14 and LiteRT: batch 1, inputs as in torch; int8 is full-integer, inputs and outputs too."""
+"""TFLite, for tflite-runtime 2.14 and LiteRT: batch 1, layout as in torch; int8 is full-integer, ends included."""
 
 from __future__ import annotations
 
@@ -28,13 +28,11 @@ _WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
 
 
 def export(model: Any, name: str, signature: Signature, out: Path) -> Artifact:
-    """torch -> TFLite (litert-torch)."""
+    """Torch -> TFLite (litert-torch)."""
     import litert_torch
 
     path = out / f"{name}-fp32.tflite"
-    named = {
-        spec.name: tensor for spec, tensor in zip(signature.inputs, example(signature, batch=1), strict=True)
-    }
+    named = {spec.name: tensor for spec, tensor in zip(signature.inputs, example(signature, batch=1), strict=True)}
     with conversion(name, "litert-torch"):
         litert_torch.convert(model, sample_kwargs=_by_parameter(model, named)).export(str(path))
     fixed = Signature(
@@ -46,9 +44,7 @@ def export(model: Any, name: str, signature: Signature, out: Path) -> Artifact:
     return Artifact.of_files(path, model=name, fmt="tflite", precision=Precision.FP32, signature=fixed)
 
 
-def quantize(
-    artifact: Artifact, precision: Precision, calibration: Mapping[str, np.ndarray], out: Path
-) -> Artifact:
+def quantize(artifact: Artifact, precision: Precision, calibration: Mapping[str, np.ndarray], out: Path) -> Artifact:
     """Static full-integer int8 by ai-edge-quantizer.
 
     Its own calibration keeps a moving average of the ranges, which clips the logits; the extremes over
@@ -60,14 +56,10 @@ def quantize(
     path = out / f"{artifact.model}-{precision.short}.tflite"
     names = _signature_inputs(artifact.path)
     rows = list(calibration.values())
-    samples = [
-        {name: row[i : i + 1] for name, row in zip(names, rows, strict=True)} for i in range(len(rows[0]))
-    ]
+    samples = [{name: row[i : i + 1] for name, row in zip(names, rows, strict=True)} for i in range(len(rows[0]))]
     with conversion(artifact.id, "ai-edge-quantizer"):
         tool = quantizer.Quantizer(str(artifact.path), recipe.static_wi8_ai8())
-        ranges = calibrator.Calibrator(
-            str(artifact.path), num_threads=1, qsv_update_func=qsv_utils.min_max_update
-        )
+        ranges = calibrator.Calibrator(str(artifact.path), num_threads=1, qsv_update_func=qsv_utils.min_max_update)
         ranges.calibrate({"serving_default": samples}, tool._recipe_manager)  # noqa: SLF001 - no public way to the ranges
         result = tool.quantize(ranges.get_model_qsvs(), enable_progress_report=False)
         result.export_model(str(path), overwrite=True)

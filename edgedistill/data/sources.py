@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from edgedistill.types import Json, file_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 _IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 _TRAIN, _EVALUATION = ("train", "training"), ("val", "eval", "test", "validation", "evaluation")
@@ -156,18 +156,14 @@ def _digits() -> Raw:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    samples = Samples(
-        digits.images.astype(np.float32)[:, None], digits.target.astype(np.int64), "scikit-learn digits"
-    )
+    samples = Samples(digits.images.astype(np.float32)[:, None], digits.target.astype(np.int64), "scikit-learn digits")
     return Raw(samples, None, tuple(str(n) for n in digits.target_names), "pixel, 0 to 16")
 
 
 def _npz(source: NpzData, beside: Path) -> Raw:
     def read(name: str) -> Samples:
         path = beside / name
-        inputs = as_images(
-            read_npz_array(path, source.inputs), source.layout, f"{path}, array {source.inputs}"
-        )
+        inputs = as_images(read_npz_array(path, source.inputs), source.layout, f"{path}, array {source.inputs}")
         labels = read_npz_array(path, source.labels_key)
         labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels  # noqa: PLR2004 - a column
         return Samples(inputs, labels, str(path))

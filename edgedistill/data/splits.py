@@ -40,17 +40,13 @@ class Data:
         return tuple(int(d) for d in self.train_inputs.shape[1:])
 
 
-def prepare(
-    raw: Raw, normalize: Literal["auto", "none"] | Normalize, evaluation_fraction: float, seed: int
-) -> Data:
+def prepare(raw: Raw, normalize: Literal["auto", "none"] | Normalize, evaluation_fraction: float, seed: int) -> Data:
     """Split and normalise. Statistics are those of the training split alone.
 
     Raises:
         DataError: a class has too few samples to stand in both splits, or the normalisation does not fit.
     """
-    train, evaluation = (
-        (raw.train, raw.evaluation) if raw.evaluation else _split(raw.train, evaluation_fraction, seed)
-    )
+    train, evaluation = (raw.train, raw.evaluation) if raw.evaluation else _split(raw.train, evaluation_fraction, seed)
     count = 1 + int(max(train.labels.max(), evaluation.labels.max()))
     names = raw.class_names or tuple(str(n) for n in range(count))
     normalization = _normalization(train, normalize, raw.unit)
@@ -140,9 +136,7 @@ def _split(samples: Samples, evaluation_fraction: float, seed: int) -> tuple[Sam
     return part(train), part(evaluation)
 
 
-def _normalization(
-    train: Samples, normalize: Literal["auto", "none"] | Normalize, unit: str
-) -> Normalization:
+def _normalization(train: Samples, normalize: Literal["auto", "none"] | Normalize, unit: str) -> Normalization:
     channels = train.inputs.shape[1] if train.inputs.ndim > 2 else 1  # noqa: PLR2004 - (n, features): one scale
     if normalize == "none":
         return Normalization((0.0,), (1.0,), unit)

@@ -60,12 +60,27 @@ def _dress(axes: Any, report: Json) -> None:
     shown = {m["runtime"] for m in report["measurements"]}
     precisions = {a["precision"] for a in report["artifacts"] if a["model"] != "teacher"}
     handles = [
-        Line2D([], [], color=colour, marker="o", linestyle="", label=f"student {kind}" if kind != "teacher" else "teacher fp32")
+        Line2D(
+            [],
+            [],
+            color=colour,
+            marker="o",
+            linestyle="",
+            label=f"student {kind}" if kind != "teacher" else "teacher fp32",
+        )
         for kind, colour in _COLOURS.items()
         if kind == "teacher" or kind in precisions
     ]
     handles += [
-        Line2D([], [], color="#111827", marker=_MARKERS.get(runtime, "x"), linestyle="", fillstyle="none", label=runtime)
+        Line2D(
+            [],
+            [],
+            color="#111827",
+            marker=_MARKERS.get(runtime, "x"),
+            linestyle="",
+            fillstyle="none",
+            label=runtime,
+        )
         for runtime in sorted(shown)
     ]
     axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)

@@ -14,8 +14,24 @@ if TYPE_CHECKING:
 
     from edgedistill.types import Json
 
-_STYLES = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "invalid": "yellow", "skipped": "dim"}
-_SHOWN = ("artifact", "runtime", "quality", "versus_teacher", "size_kb", "p50_ms", "ratio", "peak_mb", "parity")
+_STYLES = {
+    "pass": "green",
+    "fail": "bold red",
+    "inconclusive": "yellow",
+    "invalid": "yellow",
+    "skipped": "dim",
+}
+_SHOWN = (
+    "artifact",
+    "runtime",
+    "quality",
+    "versus_teacher",
+    "size_kb",
+    "p50_ms",
+    "ratio",
+    "peak_mb",
+    "parity",
+)
 
 
 def show(report: Json, console: Console) -> None:
@@ -45,7 +61,18 @@ def show(report: Json, console: Console) -> None:
 def show_measurements(measurements: list[Json], console: Console) -> None:
     """A table of measurements without a report."""
     table = Table(title="measured, batch 1", title_justify="left", header_style="bold")
-    for heading in ("artifact", "device", "runtime", "n", "p50, ms", "p90, ms", "load, ms", "peak memory, MB", "ratio", "flags"):
+    for heading in (
+        "artifact",
+        "device",
+        "runtime",
+        "n",
+        "p50, ms",
+        "p90, ms",
+        "load, ms",
+        "peak memory, MB",
+        "ratio",
+        "flags",
+    ):
         table.add_column(heading, justify="left" if heading in ("artifact", "device", "runtime", "flags") else "right")
     for m in measurements:
         latency = m["latency_ms"]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from edgedistill.data.splits import Data
 
+
 @dataclass(frozen=True)
 class ModelFacts:
     """Size and work of a torch model: parameters, and MACs of one inference at batch 1."""
@@ -102,7 +103,11 @@ def load_checkpoint(module: nn.Module, path: Path) -> None:
     own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in state.items()}
     problems = [
-        *(f"{name}: the model has {own[name]}, the file {given[name]}" for name in own if name in given and own[name] != given[name]),
+        *(
+            f"{name}: the model has {own[name]}, the file {given[name]}"
+            for name in own
+            if name in given and own[name] != given[name]
+        ),
         *(f"{name}: missing in the file" for name in own if name not in given),
         *(f"{name}: unknown to the model" for name in given if name not in own),
     ]
@@ -126,7 +131,14 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, ValueError, EOFError, RuntimeError, torch.serialization.pickle.UnpicklingError) as error:
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        EOFError,
+        RuntimeError,
+        torch.serialization.pickle.UnpicklingError,
+    ) as error:
         raise ModelError(
             f"{path.name} cannot be read as a checkpoint",
             where=str(path),

@@ -17,9 +17,7 @@ METRIC = "top1"
 HIGHER_IS_BETTER = True
 
 
-def correct(
-    logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]
-) -> Bool[np.ndarray, " n"]:
+def correct(logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
     """Whether the highest logit is the labelled class; a sample with NaN logits is wrong."""
     right: np.ndarray = (logits.argmax(axis=1) == labels) & np.isfinite(logits).all(axis=1)
     return right

@@ -24,8 +24,5 @@ def signals(module: nn.Module, inputs: np.ndarray, batch_size: int = 256) -> Sig
     """The module's logits for every input, in eval mode and without gradients."""
     module.eval()
     with torch.no_grad():
-        rows = [
-            module(torch.tensor(inputs[start : start + batch_size]))
-            for start in range(0, len(inputs), batch_size)
-        ]
+        rows = [module(torch.tensor(inputs[start : start + batch_size])) for start in range(0, len(inputs), batch_size)]
     return Signals(torch.cat(rows))

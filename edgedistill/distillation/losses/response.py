@@ -41,6 +41,6 @@ def distillation_loss(
     temperature: float,
     alpha: float,
 ) -> Float[Tensor, ""]:
-    """alpha * soft_target_kl + (1 - alpha) * cross-entropy on the labels (same source)."""
+    """Alpha * soft_target_kl + (1 - alpha) * cross-entropy on the labels (same source)."""
     hard = functional.cross_entropy(student.float(), labels)
     return alpha * soft_target_kl(student, teacher, temperature) + (1 - alpha) * hard
