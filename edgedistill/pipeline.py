@@ -500,7 +500,7 @@ class _Path:
         from edgedistill.data.splits import apply
 
         path = self.beside / settings.calibration
-        layout = getattr(self.recipe.data, "layout", "as-is")
+        layout = getattr(self.recipe.data, "layout", "auto")
         raw = as_images(read_npz_array(path, "x"), layout, str(path))
         if raw.shape[1:] != data.sample_shape or len(raw) == 0 or not np.isfinite(raw).all():
             raise DataError(

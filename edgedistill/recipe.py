@@ -44,7 +44,7 @@ class _Data(_Section):
     evaluation_fraction: float = Field(default=0.5, gt=0, lt=1)
     """Share of the samples kept for evaluation (stratified by class, seeded) where the source has no split of its own."""
     normalize: Literal["auto", "none"] | Normalize = "auto"
-    """`auto`: mean and standard deviation per channel of the training split; `none`; or fixed values."""
+    """`auto`: mean and standard deviation per channel (axis 1) of the training split; `none`; or fixed values."""
     labels: list[str] | None = None
     """Class names in the order of the label numbers. Default: from the source, or the numbers."""
 
@@ -67,8 +67,8 @@ class NpzData(_Data):
     """Name of the array of class numbers."""
     evaluation_path: str | None = None
     """A second .npz with the evaluation split, same array names."""
-    layout: Literal["NHWC", "as-is"] = "as-is"
-    """`NHWC`: images with channels last are moved to channels first. (N, H, W) gets a channel axis in any case."""
+    layout: Literal["auto", "NHWC", "as-is"] = "auto"
+    """`auto`: (N, H, W) gets a channel axis, anything else is left; `NHWC`: channels are moved first; `as-is`: untouched."""
 
 
 class ImageFolderData(_Data):

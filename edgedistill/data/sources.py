@@ -124,7 +124,7 @@ def read_npz_array(path: Path, key: str) -> np.ndarray:
 
 
 def as_images(array: np.ndarray, layout: str, where: str) -> np.ndarray:
-    """Raw samples as float32 with channels first: (N, H, W) gets a channel axis, NHWC is turned.
+    """Raw samples as float32 in the model's layout (`layout` as in the recipe).
 
     Raises:
         DataError: not numbers, or looks like NHWC without being declared so.
@@ -137,9 +137,17 @@ def as_images(array: np.ndarray, layout: str, where: str) -> np.ndarray:
             got=f"dtype {array.dtype}",
             fix="save plain numeric arrays",
         )
-    if array.ndim == 4 and layout == "NHWC":  # noqa: PLR2004 - N, H, W, C
+    if array.ndim < 2 or (layout == "NHWC" and array.ndim != 4):  # noqa: PLR2004 - N, H, W, C
+        raise DataError(
+            f"samples of shape {array.shape[1:]} do not have the layout {layout!r}",
+            where=where,
+            expected="(N, H, W, C)" if layout == "NHWC" else "at least one axis besides the samples",
+            got=f"shape {array.shape}",
+            fix="correct data.layout or the array",
+        )
+    if layout == "NHWC":
         array = np.moveaxis(array, -1, 1)
-    elif array.ndim == 4 and array.shape[-1] in (1, 3, 4) and array.shape[1] not in (1, 3, 4):  # noqa: PLR2004
+    elif layout == "auto" and array.ndim == 4 and array.shape[-1] in (1, 3, 4) and array.shape[1] not in (1, 3, 4):  # noqa: PLR2004
         raise DataError(
             f"samples of shape {array.shape[1:]} look like images with channels last",
             where=where,
@@ -147,7 +155,7 @@ def as_images(array: np.ndarray, layout: str, where: str) -> np.ndarray:
             got=f"shape {array.shape}",
             fix="add `layout: NHWC` to the recipe's data section",
         )
-    elif array.ndim == 3:  # noqa: PLR2004 - N, H, W
+    elif layout == "auto" and array.ndim == 3:  # noqa: PLR2004 - N, H, W
         array = array[:, None]
     return np.ascontiguousarray(array, dtype=np.float32)
 

@@ -137,7 +137,7 @@ def _split(samples: Samples, evaluation_fraction: float, seed: int) -> tuple[Sam
 
 
 def _normalization(train: Samples, normalize: Literal["auto", "none"] | Normalize, unit: str) -> Normalization:
-    channels = train.inputs.shape[1] if train.inputs.ndim > 2 else 1  # noqa: PLR2004 - (n, features): one scale
+    channels = train.inputs.shape[1]
     if normalize == "none":
         return Normalization((0.0,), (1.0,), unit)
     if isinstance(normalize, Normalize):
@@ -150,8 +150,8 @@ def _normalization(train: Samples, normalize: Literal["auto", "none"] | Normaliz
                 fix="correct mean and std",
             )
         return Normalization(tuple(normalize.mean), tuple(normalize.std), unit)
-    axes = (0, *range(2, train.inputs.ndim)) if train.inputs.ndim > 2 else None  # noqa: PLR2004
-    mean = np.atleast_1d(train.inputs.mean(axis=axes, dtype=np.float64))
-    std = np.atleast_1d(train.inputs.std(axis=axes, dtype=np.float64))
+    axes = (0, *range(2, train.inputs.ndim))
+    mean = train.inputs.mean(axis=axes, dtype=np.float64)
+    std = train.inputs.std(axis=axes, dtype=np.float64)
     std[std == 0] = 1.0  # a constant channel carries nothing; dividing by 0 would make it NaN
     return Normalization(tuple(float(m) for m in mean), tuple(float(s) for s in std), unit)

@@ -45,7 +45,9 @@ def show(report: Json, console: Console) -> None:
     table = Table(title="measured on this host, batch 1", title_justify="left", header_style="bold")
     for field in _SHOWN:
         left = field in ("artifact", "runtime", "parity")
-        table.add_column(HEADINGS[field], justify="left" if left else "right", overflow="fold")
+        table.add_column(
+            HEADINGS[field], justify="left" if left else "right", no_wrap=field == "artifact", overflow="fold"
+        )
     for row in rows(report):
         cells = [Text(getattr(row, field)) for field in _SHOWN]
         cells[-1].stylize(_STYLES.get(row.parity, ""))
