@@ -77,13 +77,14 @@ def open_onnxruntime(path: str, threads: int) -> Session:
     names = [i["name"] for i in inputs]
     wanted = [o["name"] for o in outputs]
     facts = {"providers": session.get_providers(), "graph_optimization": "all"}
-    return Session(inputs, outputs, lambda feed: session.run(wanted, dict(zip(names, feed))), facts)
+    return Session(inputs, outputs, lambda feed: list(session.run(wanted, dict(zip(names, feed)))), facts)
 
 
 def _open_tflite(interpreter_class: Any, path: str, threads: int) -> Session:
     interpreter = interpreter_class(model_path=path, num_threads=threads)
     interpreter.allocate_tensors()
-    inputs, outputs = [], []
+    inputs = []  # type: List[Any]
+    outputs = []  # type: List[Any]
     for listed, tensors in (
         (inputs, interpreter.get_input_details()),
         (outputs, interpreter.get_output_details()),
@@ -285,7 +286,7 @@ def _compute(session: Session, samples: List[List[Any]], path: str) -> int:
 
 def _stream(session: Session, samples: List[List[Any]], queries: int, seconds: float) -> List[int]:
     """Time single inferences, nanoseconds each, cycling through the samples."""
-    taken = []
+    taken = []  # type: List[int]
     started = time.perf_counter_ns()
     until = started + int(seconds * 1e9)
     while len(taken) < queries or time.perf_counter_ns() < until:

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgedistill.parity import Parity, compare, worst
 from edgedistill.plugins import load_benchmark, load_device, load_exporter, plugin_names
-from edgedistill.types import BenchmarkJob, BenchmarkResult, Json, Precision
+from edgedistill.types import Array, BenchmarkJob, BenchmarkResult, Json, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ def subjects(artifacts: Sequence[Artifact]) -> list[Subject]:
     return sorted(found, key=lambda subject: subject.runtime)
 
 
-def compute(subject: Subject, inputs: Path, outputs: Path, device: str = "cpu") -> np.ndarray:
+def compute(subject: Subject, inputs: Path, outputs: Path, device: str = "cpu") -> Array:
     """The artifact's first output for every sample of an .npz, as float32 (n, ...)."""
     job = BenchmarkJob(subject.artifact.path, subject.runtime, inputs=inputs, outputs=outputs, timeout_s=3600)
     load_device(device).run(device, job)
@@ -152,7 +152,7 @@ def _generated(artifact: Artifact, path: Path) -> Path:
     specs = load_device("cpu").run("cpu", job).document["inputs"]
     rng = np.random.default_rng(0)
     arrays = {s["name"]: rng.standard_normal((32, *s["shape"][1:])).astype(np.float32) for s in specs}
-    np.savez(path, **arrays)  # type: ignore[arg-type]  # numpy's stub reads the names as its own keywords
+    np.savez(path, **arrays)
     return path
 
 

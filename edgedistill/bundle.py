@@ -10,7 +10,7 @@ import yaml
 
 from edgedistill.errors import ArtifactError, UsageError
 from edgedistill.plugins import find_plugin
-from edgedistill.types import file_sha256
+from edgedistill.types import Array, file_sha256
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,8 +31,8 @@ def write(
     artifacts: list[Artifact],
     report: Json,
     normalization: Normalization,
-    examples: np.ndarray,
-    expected: np.ndarray,
+    examples: Array,
+    expected: Array,
     out: Path,
 ) -> None:
     """Write the bundle's files into `out`.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgedistill.types import Json, Precision, State
+from edgedistill.types import Array, Json, Precision, State
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -39,8 +39,8 @@ class Parity:
 
 
 def compare(
-    reference: Float[np.ndarray, "n classes"],
-    candidate: Float[np.ndarray, "n classes"],
+    reference: Float[Array, "n classes"],
+    candidate: Float[Array, "n classes"],
     precision: Precision,
     tolerance: ParitySettings,
     *,

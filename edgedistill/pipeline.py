@@ -23,7 +23,7 @@ from edgedistill.plugins import find_plugin, load_device, load_exporter, plugin_
 from edgedistill.recipe import Recipe, canonical, recipe_sha256
 from edgedistill.report.build import build, package_versions
 from edgedistill.runs import Run, Stage, open_run, publish
-from edgedistill.types import Artifact, Json, Precision, Verdict, file_sha256
+from edgedistill.types import Array, Artifact, Json, Precision, Verdict, file_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -490,7 +490,7 @@ class _Path:
             self.watch.step(text.format(*item) if unpack else text.format(item), number, len(items))
             yield item
 
-    def _calibration(self, data: Data) -> np.ndarray:
+    def _calibration(self, data: Data) -> Array:
         """Model-ready calibration samples: training samples, or the file that the recipe names."""
         settings = self.recipe.quantize
         if settings.calibration is None:

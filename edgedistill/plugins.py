@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
-
     from edgedistill.types import (
+        Array,
         Artifact,
         BenchmarkJob,
         BenchmarkResult,
@@ -64,7 +63,7 @@ class Exporter(Protocol):
         self,
         artifact: Artifact,
         precision: Precision,
-        calibration: Mapping[str, np.ndarray],
+        calibration: Mapping[str, Array],
         out: Path,
     ) -> Artifact:
         """Write a quantised copy of an fp32 artifact into `out`; calibration: input name -> samples."""

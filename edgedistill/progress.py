@@ -25,7 +25,7 @@ class TerminalWatch:
     """
 
     def __init__(self) -> None:
-        self.console = Console(file=os.fdopen(os.dup(sys.__stderr__.fileno()), "w", buffering=1))
+        self.console = Console(file=os.fdopen(os.dup(2), "w", buffering=1))
         self.bar = Progress(
             TextColumn("  {task.description}"),
             BarColumn(bar_width=28),

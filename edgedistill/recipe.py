@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -474,7 +474,7 @@ def _of_chosen_branch(error: ValidationError, document: dict[str, Any]) -> list[
     """Problems of the union branch the writer meant: `model:` means an imported model, else a family."""
     problems = []
     for problem in error.errors(include_url=False):
-        location = problem["loc"]
+        location: tuple[int | str, ...] = problem["loc"]
         branch = location[1] if len(location) > 1 else None
         if location[0] in ("teacher", "student") and isinstance(branch, str):
             given = document.get(str(location[0]))
@@ -504,13 +504,13 @@ def _section_at(section: type[BaseModel], location: Iterable[str | int], documen
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for argument in getattr(annotation, "__args__", ()) for model in _models_in(argument)]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]
 
 
 def _chosen(model: type[BaseModel], given: dict[str, Any]) -> bool:
     """Whether the given keys select this branch of a union."""
     if "source" in model.model_fields:
-        return given.get("source") in model.model_fields["source"].annotation.__args__  # type: ignore[union-attr]  # a Literal
+        return given.get("source") in get_args(model.model_fields["source"].annotation)
     if "family" in model.model_fields or "model" in model.model_fields:
         return ("model" in given) == ("model" in model.model_fields)
     return True

@@ -11,6 +11,8 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
+    from edgedistill.types import Array
+
 Z95 = 1.959963984540054
 """The 97.5% point of the standard normal: two-sided 95% intervals."""
 
@@ -41,7 +43,7 @@ def wilson(successes: int, n: int) -> Interval:
     return Interval(p, max(0.0, centre - half), min(1.0, centre + half), n)
 
 
-def paired_difference(a: Bool[np.ndarray, " n"], b: Bool[np.ndarray, " n"]) -> Interval:
+def paired_difference(a: Bool[Array, " n"], b: Bool[Array, " n"]) -> Interval:
     """95% interval of P(a) - P(b) for two classifiers judged on the same n samples.
 
     Newcombe's hybrid score interval for paired proportions with continuity correction of phi. Unlike the
@@ -73,7 +75,7 @@ def paired_difference(a: Bool[np.ndarray, " n"], b: Bool[np.ndarray, " n"]) -> I
     return Interval(difference, max(-1.0, low), min(1.0, high), n)
 
 
-def early_stopping_p90(samples: Float[np.ndarray, " n"]) -> float | None:
+def early_stopping_p90(samples: Float[Array, " n"]) -> float | None:
     """MLPerf's early-stopping estimate of the 90th percentile: an upper bound at 99% confidence.
 
     Of q queries, let t be the largest over-latency count with I(0.9; q - t, t + 1) <= 0.01, where I is
@@ -93,7 +95,7 @@ def early_stopping_p90(samples: Float[np.ndarray, " n"]) -> float | None:
     return float(np.sort(samples)[::-1][int(allowed[-1]) - 1])
 
 
-def summarize_ms(samples: Float[np.ndarray, " n"]) -> dict[str, float | int]:
+def summarize_ms(samples: Float[Array, " n"]) -> dict[str, float | int]:
     """Latency figures of the report, in milliseconds, from samples in milliseconds.
 
     Raises:

@@ -12,6 +12,12 @@ from edgedistill.errors import UsageError, nearest
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+else:
+    Array = Any  # annotations are never evaluated; numpy is imported where it is used
+
 Json = dict[str, Any]
 """A JSON object; its shape is stated where it is made."""
 

@@ -9,14 +9,12 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgedistill.types import Artifact, MacCount, Precision
+from edgedistill.types import Array, Artifact, MacCount, Precision
 
 from ._common import conversion, opens, torch_to_onnx, weighted_macs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    import numpy as np
 
     from edgedistill.types import Check, Signature
 
@@ -49,19 +47,19 @@ def export(model: Any, name: str, signature: Signature, out: Path) -> Artifact:
     return Artifact.of_files(path, model=name, fmt="onnx", precision=Precision.FP32, signature=signature)
 
 
-def quantize(artifact: Artifact, precision: Precision, calibration: Mapping[str, np.ndarray], out: Path) -> Artifact:
+def quantize(artifact: Artifact, precision: Precision, calibration: Mapping[str, Array], out: Path) -> Artifact:
     """Static int8 by onnxruntime's quantiser: min-max ranges of the calibration samples."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no annotations
         def __init__(self) -> None:
-            self.samples: Iterator[dict[str, np.ndarray]] = (
+            self.samples: Iterator[dict[str, Array]] = (
                 {name: rows[i : i + 1] for name, rows in calibration.items()}
                 for i in range(len(next(iter(calibration.values()))))
             )
 
-        def get_next(self) -> dict[str, np.ndarray] | None:
+        def get_next(self) -> Any:  # a sample, or None at the end
             return next(self.samples, None)
 
     path = out / f"{artifact.model}-{precision.short}.onnx"
@@ -90,12 +88,7 @@ def quantize(artifact: Artifact, precision: Precision, calibration: Mapping[str,
 
 def check_support(artifact: Artifact) -> list[Check]:
     """Open the file in onnxruntime."""
-    import onnxruntime
-
-    def load() -> object:
-        return onnxruntime.InferenceSession(str(artifact.path), providers=["CPUExecutionProvider"])
-
-    return [opens(artifact, "onnxruntime", load)]
+    return [opens(artifact, runtime) for runtime in RUNTIMES]
 
 
 def count_macs(artifact: Artifact) -> MacCount:

@@ -6,14 +6,12 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgedistill.types import Artifact, MacCount, Precision, Signature, TensorSpec
+from edgedistill.types import Array, Artifact, MacCount, Precision, Signature, TensorSpec
 
 from ._common import conversion, example, opens, weighted_macs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    import numpy as np
 
     from edgedistill.types import Check
 
@@ -44,7 +42,7 @@ def export(model: Any, name: str, signature: Signature, out: Path) -> Artifact:
     return Artifact.of_files(path, model=name, fmt="tflite", precision=Precision.FP32, signature=fixed)
 
 
-def quantize(artifact: Artifact, precision: Precision, calibration: Mapping[str, np.ndarray], out: Path) -> Artifact:
+def quantize(artifact: Artifact, precision: Precision, calibration: Mapping[str, Array], out: Path) -> Artifact:
     """Static full-integer int8 by ai-edge-quantizer.
 
     Its own calibration keeps a moving average of the ranges, which clips the logits; the extremes over
@@ -79,16 +77,7 @@ def quantize(artifact: Artifact, precision: Precision, calibration: Mapping[str,
 
 def check_support(artifact: Artifact) -> list[Check]:
     """Open the file in both runtimes."""
-    from ai_edge_litert.interpreter import Interpreter as LiteRt
-    from tflite_runtime.interpreter import Interpreter as TfliteRuntime
-
-    def allocate(interpreter: Any) -> None:
-        interpreter(model_path=str(artifact.path)).allocate_tensors()
-
-    return [
-        opens(artifact, "tflite-runtime", lambda: allocate(TfliteRuntime)),
-        opens(artifact, "litert", lambda: allocate(LiteRt)),
-    ]
+    return [opens(artifact, runtime) for runtime in RUNTIMES]
 
 
 def count_macs(artifact: Artifact) -> MacCount:

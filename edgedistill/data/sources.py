@@ -11,7 +11,7 @@ import numpy as np
 from edgedistill.errors import DataError, nearest
 from edgedistill.imports import call, source_digest
 from edgedistill.recipe import DigitsData, ImageFolderData, ImportData, NpzData
-from edgedistill.types import Json, file_sha256
+from edgedistill.types import Array, Json, file_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,8 +27,8 @@ Source = DigitsData | NpzData | ImageFolderData | ImportData
 class Samples:
     """Raw samples (n, ...) as float32, class numbers (n,) as int64, and where they came from."""
 
-    inputs: np.ndarray
-    labels: np.ndarray
+    inputs: Array
+    labels: Array
     where: str
 
 
@@ -94,7 +94,7 @@ def load_source(source: Source, beside: Path) -> Raw:
     return raw
 
 
-def read_npz_array(path: Path, key: str) -> np.ndarray:
+def read_npz_array(path: Path, key: str) -> Array:
     """One array of an .npz file, pickles refused.
 
     Raises:
@@ -123,7 +123,7 @@ def read_npz_array(path: Path, key: str) -> np.ndarray:
     )
 
 
-def as_images(array: np.ndarray, layout: str, where: str) -> np.ndarray:
+def as_images(array: Array, layout: str, where: str) -> Array:
     """Raw samples as float32 in the model's layout (`layout` as in the recipe).
 
     Raises:
@@ -163,7 +163,7 @@ def as_images(array: np.ndarray, layout: str, where: str) -> np.ndarray:
 def _digits() -> Raw:
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
+    digits: Any = load_digits()
     samples = Samples(digits.images.astype(np.float32)[:, None], digits.target.astype(np.int64), "scikit-learn digits")
     return Raw(samples, None, tuple(str(n) for n in digits.target_names), "pixel, 0 to 16")
 
@@ -209,7 +209,7 @@ def _image_folder(source: ImageFolderData, beside: Path) -> Raw:
 
 
 def _read_folder(root: Path, names: Sequence[str], source: ImageFolderData) -> Samples:
-    images: list[np.ndarray] = []
+    images: list[Array] = []
     labels: list[int] = []
     for number, name in enumerate(names):
         folder = root / name
@@ -237,7 +237,7 @@ def _read_folder(root: Path, names: Sequence[str], source: ImageFolderData) -> S
     return Samples(np.stack(images), np.array(labels, dtype=np.int64), str(root))
 
 
-def _read_image(file: Path, source: ImageFolderData) -> np.ndarray:
+def _read_image(file: Path, source: ImageFolderData) -> Array:
     from PIL import Image, UnidentifiedImageError
 
     try:

@@ -11,7 +11,7 @@ import numpy as np
 from edgedistill.data.sources import Raw, Samples
 from edgedistill.errors import DataError
 from edgedistill.recipe import Normalize
-from edgedistill.types import Json, Normalization
+from edgedistill.types import Array, Json, Normalization
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 class Data:
     """Model-ready splits: inputs (n, ...) float32, labels (n,) int64; the arrays may be memory-mapped."""
 
-    train_inputs: np.ndarray
-    train_labels: np.ndarray
-    eval_inputs: np.ndarray
-    eval_labels: np.ndarray
+    train_inputs: Array
+    train_labels: Array
+    eval_inputs: Array
+    eval_labels: Array
     class_names: tuple[str, ...]
     normalization: Normalization
 
@@ -60,12 +60,13 @@ def prepare(raw: Raw, normalize: Literal["auto", "none"] | Normalize, evaluation
     )
 
 
-def apply(normalization: Normalization, raw: np.ndarray) -> np.ndarray:
+def apply(normalization: Normalization, raw: Array) -> Array:
     """(raw - mean) / std per channel (axis 1), as float32."""
     shape = (1, -1) + (1,) * (raw.ndim - 2)
     mean = np.array(normalization.mean, dtype=np.float32).reshape(shape)
     std = np.array(normalization.std, dtype=np.float32).reshape(shape)
-    return ((raw - mean) / std).astype(np.float32)
+    normalized: Array = ((raw - mean) / std).astype(np.float32)
+    return normalized
 
 
 def save(data: Data, folder: Path) -> None:
@@ -87,8 +88,9 @@ def load(folder: Path) -> Data:
     document = json.loads((folder / "data.json").read_text(encoding="utf-8"))
     norm = document["normalization"]
 
-    def array(name: str) -> np.ndarray:
-        return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+    def array(name: str) -> Array:
+        loaded: Array = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        return loaded
 
     return Data(
         array("train_inputs"),
@@ -130,8 +132,9 @@ def _split(samples: Samples, evaluation_fraction: float, seed: int) -> tuple[Sam
             fix="add samples or change data.evaluation_fraction",
         ) from error
 
-    def part(rows: np.ndarray) -> Samples:
-        return Samples(samples.inputs[np.sort(rows)], samples.labels[np.sort(rows)], samples.where)
+    def part(rows: object) -> Samples:
+        ordered = np.sort(np.asarray(rows))
+        return Samples(samples.inputs[ordered], samples.labels[ordered], samples.where)
 
     return part(train), part(evaluation)
 

@@ -106,7 +106,7 @@ def fit(
 
 def _batches(order: Tensor, size: int) -> list[Tensor]:
     """Consecutive batches; a last batch of one sample joins its neighbour (batch norm needs two)."""
-    batches = list(order.split(size))
+    batches = list(torch.split(order, size))
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches

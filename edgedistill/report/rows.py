@@ -62,8 +62,10 @@ def percent(quality: Json) -> str:
 
 def _row(measurement: Json, artifact: Json) -> Row:
     latency, memory = measurement["latency_ms"], measurement["memory_bytes"]
-    versus, ratio = artifact["versus_teacher"], measurement.get("ratio_to_teacher")
-    own = {p["runtime"]: p for p in artifact["parity_by_runtime"]}.get(measurement["runtime"], artifact["parity"])
+    versus: Json = artifact["versus_teacher"]
+    ratio = measurement.get("ratio_to_teacher")
+    by_runtime: dict[str, Json] = {p["runtime"]: p for p in artifact["parity_by_runtime"]}
+    own: Json = by_runtime.get(measurement["runtime"]) or artifact["parity"]
     return Row(
         role=artifact["model"],
         artifact=artifact["id"],
@@ -78,6 +80,6 @@ def _row(measurement: Json, artifact: Json) -> Row:
         peak_mb=f"{memory['peak'] / 1e6:.1f}",
         load_mb=f"{(memory['peak'] - memory['after_import']) / 1e6:.1f}",
         integer_share=f"{100 * artifact['integer_mac_share']:.1f}%",
-        parity=own["state"],
+        parity=str(own["state"]),
         flags="; ".join(measurement["flags"]),
     )

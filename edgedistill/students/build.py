@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pickle import UnpicklingError  # only its name: nothing is unpickled here
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -137,7 +138,7 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
         ValueError,
         EOFError,
         RuntimeError,
-        torch.serialization.pickle.UnpicklingError,
+        UnpicklingError,
     ) as error:
         raise ModelError(
             f"{path.name} cannot be read as a checkpoint",

@@ -11,19 +11,19 @@ from edgedistill.statistics import Interval, wilson
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-    from edgedistill.types import Json
+    from edgedistill.types import Array, Json
 
 METRIC = "top1"
 HIGHER_IS_BETTER = True
 
 
-def correct(logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+def correct(logits: Float[Array, "n classes"], labels: Int[Array, " n"]) -> Bool[Array, " n"]:
     """Whether the highest logit is the labelled class; a sample with NaN logits is wrong."""
-    right: np.ndarray = (logits.argmax(axis=1) == labels) & np.isfinite(logits).all(axis=1)
+    right: Array = (logits.argmax(axis=1) == labels) & np.isfinite(logits).all(axis=1)
     return right
 
 
-def quality(logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> Json:
+def quality(logits: Float[Array, "n classes"], labels: Int[Array, " n"]) -> Json:
     """The report's quality object: top-1 with n and Wilson's 95% interval."""
     return quality_json(wilson(int(correct(logits, labels).sum()), len(labels)))
 

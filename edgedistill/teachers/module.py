@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    import numpy as np
     from jaxtyping import Float
     from torch import Tensor, nn
+
+    from edgedistill.types import Array
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Signals:
     logits: Float[Tensor, "n classes"]
 
 
-def signals(module: nn.Module, inputs: np.ndarray, batch_size: int = 256) -> Signals:
+def signals(module: nn.Module, inputs: Array, batch_size: int = 256) -> Signals:
     """The module's logits for every input, in eval mode and without gradients."""
     module.eval()
     with torch.no_grad():

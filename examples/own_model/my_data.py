@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from sklearn.datasets import load_breast_cancer
 from torch.utils.data import TensorDataset
@@ -9,5 +11,5 @@ from torch.utils.data import TensorDataset
 
 def dataset() -> TensorDataset:
     """Wisconsin breast cancer (scikit-learn): 569 samples of 30 features, malignant or benign."""
-    cancer = load_breast_cancer()
+    cancer: Any = load_breast_cancer()
     return TensorDataset(torch.tensor(cancer.data, dtype=torch.float32), torch.tensor(cancer.target))

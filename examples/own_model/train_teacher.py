@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from my_data import dataset
-from my_models import teacher
+from my_data import dataset  # type: ignore[import-not-found]  # beside this script
+from my_models import teacher  # type: ignore[import-not-found]  # beside this script
 from safetensors.torch import save_file
 from sklearn.model_selection import train_test_split
 
@@ -21,6 +21,7 @@ model = teacher()
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-1)
 for _ in range(200):
     optimizer.zero_grad()
-    torch.nn.functional.cross_entropy(model(inputs[rows]), labels[rows]).backward()
+    loss = torch.nn.functional.cross_entropy(model(inputs[rows]), labels[rows])
+    torch.autograd.backward(loss)
     optimizer.step()
 save_file(model.state_dict(), Path(__file__).with_name("teacher.safetensors"))

@@ -1,0 +1,62 @@
+"""The contract suite: every benchmark plug-in."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from edgedistill.plugins import VERBS, find_plugin, load_benchmark, plugin_names
+from edgedistill.types import BenchmarkResult, Json
+
+
+def document(scale: float = 1.0, queries: int = 200) -> Json:
+    rng = np.random.default_rng(0)
+    return {
+        "latency_ns": (scale * rng.gamma(9.0, 1e5, queries)).astype(int).tolist(),
+        "import_ms": 10.0,
+        "load_cold_ms": 3.0,
+        "load_warm_ms": 2.0,
+        "first_inference_ms": 1.0,
+        "page_cache": "kept",
+        "involuntary_switches": 2,
+        "memory_bytes": {"baseline": 10, "after_import": 20, "after_load": 30, "peak": int(40 * scale)},
+    }
+
+
+def results(*documents: Json) -> list[BenchmarkResult]:
+    return [BenchmarkResult("cpu", one) for one in documents]
+
+
+@pytest.mark.parametrize("name", plugin_names("benchmarks"))
+def test_has_every_verb_and_gives_plain_json(name: str) -> None:
+    assert all(hasattr(find_plugin("benchmarks", name), verb) for verb in VERBS["benchmarks"])
+    fields = load_benchmark(name).measure(results(document(), document()))
+    json.dumps(fields, allow_nan=False)
+    assert fields
+
+
+def test_latency_pools_all_rounds_and_keeps_their_medians() -> None:
+    fields = load_benchmark("latency").measure(results(document(), document(1.1)))
+    first, second = (np.array(document(s)["latency_ns"]) / 1e6 for s in (1.0, 1.1))
+    pooled = np.concatenate([first, second])
+    assert fields["latency_ms"]["count"] == 400
+    assert fields["latency_ms"]["p50"] == pytest.approx(np.median(pooled))
+    assert fields["round_p50_ms"] == pytest.approx([np.median(first), np.median(second)])
+    assert fields["p90_early_stopping_ms"] >= fields["latency_ms"]["p90"]
+    assert fields["valid"]
+    assert fields["flags"] == []
+
+
+def test_latency_says_when_rounds_disagree_and_when_queries_are_too_few() -> None:
+    unstable = load_benchmark("latency").measure(results(document(), document(2.0)))
+    assert "unstable" in unstable["flags"][0]
+    few = load_benchmark("latency").measure(results(document(queries=20)))
+    assert not few["valid"]
+    assert "too few queries" in few["flags"][0]
+
+
+def test_memory_is_the_median_over_rounds() -> None:
+    fields = load_benchmark("memory").measure(results(document(1), document(2), document(10)))
+    assert fields["memory_bytes"] == {"baseline": 10, "after_import": 20, "after_load": 30, "peak": 80}
