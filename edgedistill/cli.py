@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from edgedistill.errors import ArtifactError, EdgeDistillError, UsageError, nearest
@@ -29,6 +28,8 @@ recipe_app = typer.Typer(help="Recipes: their schema, and a dry check.", no_args
 devices_app = typer.Typer(help="Devices where artifacts can run.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(devices_app, name="devices")
+
+_WrongUse: Any = typer.BadParameter.__mro__[2]  # click's ClickException, or that of the copy newer typer carries
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, all else on stderr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -363,9 +364,9 @@ def main(argv: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one retur
             if debug:
                 raise
             return _fail(error.to_json(), str(error), error.exit_code, as_json)
-        except click.exceptions.Abort:
+        except typer.Abort:
             return 130
-        except click.ClickException as error:
+        except _WrongUse as error:
             usage = UsageError(error.format_message(), where="command line", fix="edgedistill --help")
             return _fail(usage.to_json(), f"{usage}", 2, as_json)
         except KeyboardInterrupt:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -26,11 +25,9 @@ FIELDS = {
 }  # fmt: skip
 
 
-def _run(*arguments: str | Path, agent: Path = AGENT, cwd: Path | None = None, **env: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, str(agent), *map(str, arguments)],
-        capture_output=True, text=True, check=False, cwd=cwd, env={**os.environ, **env},
-    )  # fmt: skip
+def _run(*arguments: str | Path, agent: Path = AGENT, cwd: Path | None = None) -> tuple[int, str, str]:
+    command = [sys.executable, str(agent), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -41,8 +38,8 @@ def _document(*arguments: str | Path, agent: Path = AGENT, cwd: Path | None = No
     return document
 
 
-def _refusal(*arguments: str | Path, **env: str) -> dict[str, str]:
-    code, out, err = _run(*arguments, "--runtime", "onnxruntime", **env)
+def _refusal(*arguments: str | Path) -> dict[str, str]:
+    code, out, err = _run(*arguments, "--runtime", "onnxruntime")
     assert code == 3, err
     document = json.loads(out)
     assert document["schema"] == "edgedistill.agent/1"
@@ -105,7 +102,7 @@ def test_latency_holds_at_least_as_many_samples_as_queries_were_asked(model: Pat
 
 
 def test_latency_lasts_at_least_as_long_as_was_asked(model: Path) -> None:
-    document = _document(model, "--queries", "1", "--duration", "0.05", "--warmup", "0")
+    document = _document(model, "--queries", "1", "--duration", "0.3", "--warmup", "0")
     assert len(document["latency_ns"]) > 1
 
 
@@ -122,11 +119,11 @@ def test_outputs_are_onnxruntimes_own(model: Path, tmp_path: Path, name: str) ->
     np.savez(tmp_path / "in.npz", **given)
     document = _document(model, "--inputs", tmp_path / "in.npz", "--outputs", tmp_path / "out.npz")
     assert document["samples"] == 7
-    (wanted,) = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    wanted = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"]).run(None, {"x": x})
     with np.load(tmp_path / "out.npz") as archive:
         assert archive.files == ["y"]
         assert archive["y"].dtype == np.float32
-        np.testing.assert_allclose(archive["y"], wanted, rtol=1e-6)
+        np.testing.assert_allclose(archive["y"], np.asarray(wanted[0]), rtol=1e-6)
 
 
 def test_without_inputs_it_runs_one_random_sample_the_same_every_time(model: Path, tmp_path: Path) -> None:
@@ -159,14 +156,14 @@ def test_inputs_of_another_shape_are_refused(model: Path, tmp_path: Path, shape:
     np.savez(tmp_path / "in.npz", x=np.zeros(shape, np.float32))
     error = _refusal(model, "--inputs", tmp_path / "in.npz")
     assert error["code"] == "inputs"
-    assert "x" in error["message"]
+    assert "'x'" in error["message"]
 
 
 def test_another_number_of_inputs_is_refused(model: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "in.npz", x=np.zeros((1, 2, 3), np.float32), z=np.zeros((1, 2, 3), np.float32))
     error = _refusal(model, "--inputs", tmp_path / "in.npz")
     assert error["code"] == "inputs"
-    assert "z" in error["message"]
+    assert "'z'" in error["message"]
 
 
 def test_inputs_that_cannot_be_read_are_refused(model: Path, tmp_path: Path) -> None:
@@ -205,11 +202,11 @@ def test_copied_alone_into_an_empty_folder_it_runs_under_any_name(
     shutil.copy(AGENT, alone / name)
     document = _document(model, "--inputs", samples, "--queries", "5", agent=alone / name, cwd=alone)
     assert document["schema"] == "edgedistill.agent/1"
-    assert os.listdir(alone) == [name]
+    assert [path.name for path in alone.iterdir()] == [name]
 
 
 def test_beside_modules_named_like_the_standard_librarys_it_runs(model: Path, samples: Path) -> None:
-    assert {"types.py", "statistics.py"} <= set(os.listdir(AGENT.parent))
+    assert all((AGENT.parent / shadow).exists() for shadow in ("types.py", "statistics.py"))
     document = _document(model, "--inputs", samples, agent=Path("agent.py"), cwd=AGENT.parent)
     assert document["runtime"] == "onnxruntime"
 

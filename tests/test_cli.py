@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +125,7 @@ def test_an_unknown_device_and_stage(tmp_path: Path) -> None:
     assert "did you mean 'teacher'" in wrong(tmp_path, "--until", "teachr")["expected"]
 
 
-def test_a_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """find_spec answers as where the extra is not installed."""
     import importlib.util
 
@@ -156,9 +155,12 @@ def test_a_read_only_run_directory(tmp_path: Path) -> None:
 
 
 def test_a_model_that_gives_other_classes(tmp_path: Path) -> None:
-    (tmp_path / "cli_models.py").write_text(
-        "import torch\ndef small():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 7))\n"
-    )
+    source = """
+import torch
+def small():
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 7))
+"""
+    (tmp_path / "cli_models.py").write_text(source)
     error = wrong(tmp_path, "--set", "student={model: 'cli_models:small'}")
     assert "10 classes" in error["expected"]
     assert "(batch, 7)" in error["got"]
@@ -276,4 +278,3 @@ def test_metadata_is_yaml_with_digests_and_tool_versions(finished: Finished) -> 
     metadata = yaml.safe_load((finished[0] / "bundle" / "metadata.yaml").read_text(encoding="utf-8"))
     assert metadata["tool_versions"]["torch"]
     assert all(len(f["sha256"]) == 64 for a in metadata["artifacts"] for f in a["files"])
-    assert shutil.which("edgedistill") is not None

@@ -103,9 +103,7 @@ def test_a_prerelease_that_is_new_enough_is_ok(pretend: Callable[..., None]) -> 
     assert _of("torch", "core").state == "ok"
 
 
-@pytest.mark.parametrize(
-    ("runtime", "state", "well"), [("2.14.0", "wrong version", False), (None, "missing", True)]
-)
+@pytest.mark.parametrize(("runtime", "state", "well"), [("2.14.0", "wrong version", False), (None, "missing", True)])
 def test_numpy_2_contradicts_tflite_runtime_only_where_that_is_installed(
     pretend: Callable[..., None], runtime: str | None, state: str, *, well: bool
 ) -> None:

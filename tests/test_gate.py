@@ -125,7 +125,8 @@ def test_latency_is_decided_when_every_round_agrees(limit: float, state: State) 
 
 def test_latency_is_asked_in_every_runtime_that_opens_the_artifact() -> None:
     report = _report()
-    report["measurements"].append({**_measurement(STUDENT, (2.0, 2.0)), "runtime": "other"})
+    for artifact, rounds in ((TEACHER, (1.0, 1.0)), (STUDENT, (2.0, 2.0))):
+        report["measurements"].append({**_measurement(artifact, rounds), "runtime": "other"})
     verdict = judge(report, _policy(latency={"max_ratio": 1.0}))
     assert [(c.id.rsplit(":", 1)[1], c.state) for c in verdict.checks] == [
         ("onnxruntime", State.PASS),

@@ -11,19 +11,19 @@ import pytest
 
 from edgedistill.parity import Parity, compare, worst
 from edgedistill.recipe import ParitySettings
-from edgedistill.types import Precision, State
+from edgedistill.types import Array, Precision, State
 
 FP32, INT8 = Precision.FP32, Precision.INT8_STATIC
 
 
 def _compare(
-    reference: np.ndarray, candidate: np.ndarray, precision: Precision = FP32, tolerance: dict[str, Any] | None = None
+    reference: Array, candidate: Array, precision: Precision = FP32, tolerance: dict[str, Any] | None = None
 ) -> Parity:
     settings = ParitySettings.model_validate(tolerance or {})
     return compare(reference, candidate, precision, settings, name="student", runtime="onnxruntime")
 
 
-def _logits(n: int = 20, classes: int = 5) -> np.ndarray:
+def _logits(n: int = 20, classes: int = 5) -> Array:
     return np.random.default_rng(0).normal(size=(n, classes)).astype(np.float32)
 
 
@@ -45,7 +45,7 @@ def test_identical_outputs_pass_without_any_departure(precision: Precision) -> N
 )
 def test_fp32_passes_up_to_and_at_its_tolerance(departure: float, state: State) -> None:
     reference = np.array([[4.0, 1.0], [0.0, 2.0]])
-    candidate = reference + [[0, 0], [4 * departure, 0]]
+    candidate = reference + np.array([[0, 0], [4 * departure, 0]])
     found = _compare(reference, candidate, tolerance={"fp32": {"max_relative": 2**-10}})
     assert found.state is state
     assert found.max_relative == abs(departure)
@@ -56,18 +56,18 @@ def test_fp32_passes_up_to_and_at_its_tolerance(departure: float, state: State) 
 
 def test_psnr_is_the_hand_formula() -> None:
     reference = np.array([[0.0, 10.0], [5.0, -10.0]])
-    candidate = reference + [[1, -1], [1, -1]]
+    candidate = reference + np.array([[1, -1], [1, -1]])
     found = _compare(reference, candidate, INT8)
     assert found.psnr_db == pytest.approx(20 * math.log10(20 / 1))
     rms = math.sqrt((0.1**2 + 0.3**2) / 4)
-    other = _compare(reference, reference + [[0.1, 0], [0, 0.3]], INT8)
+    other = _compare(reference, reference + np.array([[0.1, 0], [0, 0.3]]), INT8)
     assert other.psnr_db == pytest.approx(20 * math.log10(20 / rms))
 
 
 @pytest.mark.parametrize(("limit", "state"), [(19.9, State.PASS), (20.1, State.FAIL)])
 def test_int8_is_held_against_the_psnr_alone_when_all_classes_agree(limit: float, state: State) -> None:
     reference = np.array([[0.0, 10.0], [10.0, 0.0]])
-    candidate = reference + [[1, -1], [-1, 1]]  # 20 dB
+    candidate = reference + np.array([[1, -1], [-1, 1]])  # 20 dB
     found = _compare(reference, candidate, INT8, {"int8": {"min_psnr_db": limit}})
     assert found.top1_agreement == 1
     assert found.state is state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,13 +14,16 @@ from scipy.stats import binomtest
 
 from edgedistill.statistics import Interval, early_stopping_p90, paired_difference, summarize_ms, wilson
 
+if TYPE_CHECKING:
+    from edgedistill.types import Array
+
 Counts = tuple[int, int, int, int]
 """Samples that both, only a, only b and neither have right."""
 
 tables = st.tuples(*[st.integers(0, 60)] * 4).filter(lambda counts: sum(counts) > 0)
 
 
-def _outcomes(counts: Counts) -> tuple[np.ndarray, np.ndarray]:
+def _outcomes(counts: Counts) -> tuple[Array, Array]:
     return np.repeat([True, True, False, False], counts), np.repeat([True, False, True, False], counts)
 
 
