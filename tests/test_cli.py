@@ -249,7 +249,7 @@ def test_parity_of_two_files_of_different_formats(finished: Finished, tmp_path: 
 def test_benchmark_measures_files_beside_a_reference(finished: Finished) -> None:
     artifacts = finished[0] / "bundle" / "artifacts"
     (teacher,) = (finished[0] / "stages" / "export").glob("*/onnx/teacher-fp32.onnx")
-    command = ["benchmark", artifacts / "student-fp32.onnx", "--against", teacher, "--rounds", "1"]
+    command: list[str | Path] = ["benchmark", artifacts / "student-fp32.onnx", "--against", teacher, "--rounds", "1"]
     measurements = documents(edgedistill(*command, "--json"))["measurements"]
     assert len(measurements) == 2
     assert {m["ratio_to_reference"]["reference"] for m in measurements} == {"teacher-fp32-onnx-fp32"}

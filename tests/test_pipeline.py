@@ -83,7 +83,14 @@ def test_the_bundles_own_scripts_agree_with_its_example_logits(finished: Finishe
         ("run_tflite.py", "artifacts/student-fp32.tflite"),
         ("run_openvino.py", "artifacts/openvino/student-fp32.xml"),
     ):
-        command = [sys.executable, "-I", bundle / script, bundle / model, "--output", tmp_path / "out.npy"]
+        command: list[str | Path] = [
+            sys.executable,
+            "-I",
+            bundle / script,
+            bundle / model,
+            "--output",
+            tmp_path / "out.npy",
+        ]
         subprocess.run(command, check=True, capture_output=True)
         assert np.abs(np.load(tmp_path / "out.npy") - expected).max() < 1e-4
         everything = subprocess.run([sys.executable, "-I", bundle / script], check=True, capture_output=True, text=True)
@@ -138,7 +145,7 @@ def test_until_stops_after_the_named_stage(recipe: Path, tmp_path: Path) -> None
 
 
 def test_a_gate_that_cannot_pass_exits_1_and_names_the_check_everywhere(recipe: Path, copied: Path) -> None:
-    command = ["compress", recipe, "--run", copied, "--set", "gate.size.max_bytes=10"]
+    command: list[str | Path] = ["compress", recipe, "--run", copied, "--set", "gate.size.max_bytes=10"]
     spoken, written = edgedistill(*command), edgedistill(*command, "--json")
     assert spoken.returncode == written.returncode == 1
     failed = [c for c in documents(written)["report"]["gate"]["checks"] if c["state"] == "fail"]
@@ -232,6 +239,7 @@ def test_a_key_names_everything_that_a_stage_depends_on(
     """A new version of our code, of torch or of an exporter's tool is a miss, never a stale hit."""
     from edgedistill import pipeline
     from edgedistill.recipe import load_recipe
+    from edgedistill.report import build
 
     class Ran(Exception):  # noqa: N818 - a signal
         pass
@@ -242,7 +250,7 @@ def test_a_key_names_everything_that_a_stage_depends_on(
     monkeypatch.setattr(Run, "_make", refuse)
     loaded = load_recipe(recipe)
     pipeline.compress(loaded, recipe.parent, copied)  # nothing has to run
-    real = pipeline.package_versions
+    real = build.package_versions
     for package, stage in (("torch", "teacher"), ("openvino", "export"), ("onnxruntime", "export")):
 
         def newer(*args: Any, name: str = package) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedistill.errors import RecipeError
@@ -330,6 +330,7 @@ def shuffled(value: Any, draw: st.DrawFn) -> Any:
     return {key: shuffled(value[key], draw) for key in draw(st.permutations(list(value)))}
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_the_digest_is_independent_of_key_order_and_comments(data: st.DataObject) -> None:
     document = yaml.safe_load((ROOT / "examples" / "digits.yaml").read_text(encoding="utf-8"))

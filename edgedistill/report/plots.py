@@ -24,7 +24,7 @@ def quality_against_latency(report: Json) -> str:
         figure, axes = plt.subplots(figsize=(8.2, 4.4))
         for measurement in report["measurements"]:
             artifact = by_id[measurement["artifact"]]
-            quality = artifact["quality"]
+            quality = artifact["quality_by_runtime"].get(measurement["runtime"], artifact["quality"])
             kind = "teacher" if artifact["model"] == "teacher" else artifact["precision"]
             medians = measurement["round_p50_ms"]
             p50 = measurement["latency_ms"]["p50"]
@@ -50,8 +50,12 @@ def quality_against_latency(report: Json) -> str:
 
 def _dress(axes: Any, report: Json) -> None:
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("latency p50, ms (measured, batch 1, log scale)")
     axes.set_ylabel(f"{report['task']['metric']}, % (n = {report['task']['eval_samples']}, bars: 95% interval)")
     axes.grid(visible=True, which="both", alpha=0.25)

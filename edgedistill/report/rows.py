@@ -15,11 +15,11 @@ class Row:
 
     role: str
     artifact: str
-    precision: str
     runtime: str
     quality: str
     versus_teacher: str
     size_kb: str
+    count: str
     p50_ms: str
     p90_ms: str
     ratio: str
@@ -32,11 +32,11 @@ class Row:
 
 HEADINGS = {
     "artifact": "artifact",
-    "precision": "precision",
     "runtime": "runtime",
     "quality": "quality, % [95%]",
     "versus_teacher": "vs teacher, points",
     "size_kb": "size, kB",
+    "count": "inferences, n",
     "p50_ms": "p50, ms",
     "p90_ms": "p90, ms",
     "ratio": "x teacher p50",
@@ -62,18 +62,20 @@ def percent(quality: Json) -> str:
 
 def _row(measurement: Json, artifact: Json) -> Row:
     latency, memory = measurement["latency_ms"], measurement["memory_bytes"]
-    versus: Json = artifact["versus_teacher"]
+    versus: Json = (
+        artifact.get("versus_teacher_by_runtime", {}).get(measurement["runtime"]) or artifact["versus_teacher"]
+    )
     ratio = measurement.get("ratio_to_teacher")
     by_runtime: dict[str, Json] = {p["runtime"]: p for p in artifact["parity_by_runtime"]}
     own: Json = by_runtime.get(measurement["runtime"]) or artifact["parity"]
     return Row(
         role=artifact["model"],
         artifact=artifact["id"],
-        precision=artifact["precision"],
         runtime=f"{measurement['runtime']} {measurement['runtime_version']}",
         quality=percent(artifact["quality_by_runtime"].get(measurement["runtime"], artifact["quality"])),
         versus_teacher=f"{100 * versus['difference']:+.1f}",
         size_kb=f"{artifact['size_bytes'] / 1000:.1f}",
+        count=f"{latency['count']:,}",
         p50_ms=f"{latency['p50']:.4f}",
         p90_ms=f"{latency['p90']:.4f}",
         ratio=f"{ratio['p50']:.2f}" if ratio else "",

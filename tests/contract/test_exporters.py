@@ -142,7 +142,8 @@ def test_a_model_it_cannot_convert_is_told_by_name(exported: Artifact, tmp_path:
         def forward(self, image: torch.Tensor) -> torch.Tensor:
             if float(image.sum()) > 0:  # control flow on data cannot be exported
                 return image.mean(dim=(1, 2, 3), keepdim=False)[:, None].expand(-1, 5)
-            return torch.linalg.eigvals(image[:, 0]).real
+            values: torch.Tensor = torch.linalg.eigvals(image[:, 0]).real
+            return values
 
     with pytest.raises(ModelError, match="cannot convert strange") as caught:
         load_exporter(exported.format).export(Strange().eval(), "strange", SIGNATURE, tmp_path)
@@ -167,7 +168,15 @@ def test_the_bundle_script_runs_the_file_without_edgedistill_or_torch(
         target.parent.mkdir(parents=True, exist_ok=True)
         for file in artifact.files:
             target.with_name(file.name).write_bytes(file.read_bytes())
-        command = [sys.executable, "-I", tmp_path / name, target, tmp_path / "raw.npy", "--output", tmp_path / "o.npy"]
+        command: list[str | Path] = [
+            sys.executable,
+            "-I",
+            tmp_path / name,
+            target,
+            tmp_path / "raw.npy",
+            "--output",
+            tmp_path / "o.npy",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("sample ") == 6
