@@ -250,8 +250,11 @@ def _load_inputs(path: Optional[str], session: Session) -> List[List[Any]]:
     if path is None:
         rng = np.random.RandomState(0)
         return [[_encode(rng.standard_normal(s["shape"]), s) for s in session.inputs]]
-    with np.load(path, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except Exception as error:  # missing, damaged, no archive: OSError, ValueError, BadZipFile, AttributeError, ...
+        raise Refused("inputs", "%s cannot be read as .npz: %s" % (path, error))
     names = [s["name"] for s in session.inputs]
     if set(names) != set(arrays):
         # converters rename inputs; their order is kept
@@ -263,12 +266,15 @@ def _load_inputs(path: Optional[str], session: Session) -> List[List[Any]]:
         arrays = dict(zip(names, arrays.values()))
     for spec in session.inputs:
         sample = arrays[spec["name"]].shape[1:]
-        if int(np.prod(sample)) != int(np.prod(spec["shape"])):
+        if [d for d in sample if d != 1] != [d for d in spec["shape"] if d != 1]:  # axes of 1 may be left out
             raise Refused(
                 "inputs",
                 "input %r takes %s a sample, the file holds %s" % (spec["name"], spec["shape"][1:], list(sample)),
             )
-    count = len(next(iter(arrays.values())))
+    counts = {name: len(array) for name, array in arrays.items()}
+    count = min(counts.values())
+    if count == 0 or count != max(counts.values()):
+        raise Refused("inputs", "every input needs the same positive number of samples, the file holds %r" % counts)
     return [[_encode(arrays[s["name"]][i], s) for s in session.inputs] for i in range(count)]
 
 
@@ -330,7 +336,10 @@ def measure(arguments: argparse.Namespace) -> Dict[str, Any]:
     memory["after_load"] = _memory_bytes()["now"]
     samples = _load_inputs(arguments.inputs, session)
     started = time.perf_counter()
-    session.run(samples[0])
+    try:
+        session.run(samples[0])
+    except Exception as error:  # each runtime has errors of its own for inputs it does not take
+        raise Refused("inputs", "%s: %s" % (type(error).__name__, error))
     first_ms = (time.perf_counter() - started) * 1e3
     document = {
         "schema": SCHEMA,

@@ -222,15 +222,14 @@ def benchmark(
 
     measurements: list[Json] = []
     watch = TerminalWatch()
-    watch.bar.start()
-    for name in device or ["cpu"]:
-        measurements += measure_files(
-            [_artifact(path) for path in artifacts],
-            _artifact(against) if against else None,
-            Benchmark(device=name, threads=threads, rounds=rounds),
-            lambda done, total, text: watch.step(f"measure {text}", done, total),
-        )
-    watch.bar.stop()
+    with watch.bar:
+        for name in device or ["cpu"]:
+            measurements += measure_files(
+                [_artifact(path) for path in artifacts],
+                _artifact(against) if against else None,
+                Benchmark(device=name, threads=threads, rounds=rounds),
+                lambda done, total, text: watch.step(f"measure {text}", done, total),
+            )
     if as_json:
         _emit({"measurements": measurements})
     else:

@@ -93,8 +93,15 @@ def _latency(artifact: Json, report: Json, policy: LatencyGate) -> Iterator[Chec
         if ratio is None:
             yield Check(name, State.INVALID, f"the teacher was not measured in {measurement['runtime']}")
             continue
-        if not measurement["valid"]:
-            yield Check(name, State.INVALID, f"the measurement is invalid: {'; '.join(measurement['flags'])}")
+        involved = (artifact["id"], ratio["reference"])
+        broken = [
+            m
+            for m in report["measurements"]
+            if m["artifact"] in involved and m["runtime"] == measurement["runtime"] and not m["valid"]
+        ]
+        if broken:
+            told = "; ".join(f"{m['artifact']}: {', '.join(m['flags'])}" for m in broken)
+            yield Check(name, State.INVALID, f"a measurement is invalid: {told}")
             continue
         low, high = min(ratio["rounds"]), max(ratio["rounds"])
         state = State.PASS if high <= policy.max_ratio else State.FAIL if low > policy.max_ratio else State.INCONCLUSIVE

@@ -32,10 +32,9 @@ class Parity:
     reason: str
 
     def to_json(self) -> Json:
-        """JSON form; an infinite PSNR (identical outputs) is written as null."""
+        """JSON form; what is infinite (PSNR of identical outputs, departure of broken ones) is written as null."""
         document = {**self.__dict__, "state": self.state.value}
-        document["psnr_db"] = self.psnr_db if np.isfinite(self.psnr_db) else None
-        return document
+        return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in document.items()}
 
 
 def compare(
@@ -52,11 +51,16 @@ def compare(
     max_relative is the largest difference over the largest magnitude of the reference; PSNR is
     20 log10(peak / rms error), the peak being the reference's range. Computed in float64.
     """
-    if reference.shape != candidate.shape or not np.isfinite(candidate).all():
+    broken = [
+        f"{whose} outputs hold NaN or infinity"
+        for whose, outputs in (("the artifact's", candidate), ("the reference's", reference))
+        if not np.isfinite(outputs).all()
+    ]
+    if reference.shape != candidate.shape or broken:
         reason = (
             f"outputs of shape {candidate.shape}, the reference has {reference.shape}"
             if reference.shape != candidate.shape
-            else "the artifact's outputs hold NaN or infinity"
+            else "; ".join(broken)
         )
         worst = float("inf")
         return Parity(name, runtime, len(reference), worst, worst, -worst, 0.0, 0.0, 0, State.FAIL, reason)

@@ -608,7 +608,13 @@ def _read_artifacts(stage: Stage) -> list[Artifact]:
 def _artifact_json(artifact: Artifact, answers: list[Json], recipe_digest: str, root: Path) -> Json:
     """An artifact as the report lists it: the runtime that departs farthest speaks for it."""
     own = [answer for answer in answers if answer["artifact"] == artifact.id]
-    worst = min(own, key=lambda a: (a["parity"]["state"] == "pass", a["quality"]["value"], -a["parity"]["max_abs"]))
+
+    def standing(answer: Json) -> tuple[bool, float, float]:
+        departure = answer["parity"]["max_abs"]  # null: infinite
+        far = float("inf") if departure is None else departure
+        return answer["parity"]["state"] == "pass", answer["quality"]["value"], -far
+
+    worst = min(own, key=standing)
     listed = _read_json(artifact.path.parents[1] / "artifacts.json")
     counted = next(document for document in listed if document["id"] == artifact.id)
     path = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -41,13 +40,15 @@ class Epoch:
 def deterministic(seed: int, threads: int) -> Iterator[None]:
     """Seed torch and forbid nondeterministic kernels inside; thread count and mode are put back after."""
     before = torch.get_num_threads()
+    mode = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(mode=True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(mode=False)
+        torch.use_deterministic_algorithms(mode=mode, warn_only=warn_only)
         torch.set_num_threads(before)
 
 
@@ -75,7 +76,7 @@ def fit(
         nesterov=True,
         weight_decay=settings.weight_decay,
     )
-    steps = settings.epochs * math.ceil(len(inputs) / settings.batch_size)
+    steps = settings.epochs * len(_batches(torch.arange(len(inputs)), settings.batch_size))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     history: list[Epoch] = []
     for number in range(1, settings.epochs + 1):

@@ -118,8 +118,11 @@ def _notes(artifact: Json, artifacts: list[Json], measurements: list[Json]) -> l
         )
     for measurement in (m for m in measurements if m["artifact"] == artifact["id"]):
         twin = next(
-            m for m in measurements if m["artifact"] == sibling["id"] and m["runtime"] == measurement["runtime"]
+            (m for m in measurements if m["artifact"] == sibling["id"] and m["runtime"] == measurement["runtime"]),
+            None,
         )
+        if twin is None:
+            continue
         rounds = ratio_of(measurement, twin)["rounds"]
         if min(rounds) > 1:
             notes.append(

@@ -15,13 +15,12 @@ _MARKERS = {"onnxruntime": "o", "tflite-runtime": "s", "litert": "D", "openvino"
 def quality_against_latency(report: Json) -> str:
     """Quality with its 95% interval against p50 latency (log scale); lighter bars span the rounds' medians."""
     import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure  # without pyplot: nothing of the caller's process is changed
 
     by_id = {artifact["id"]: artifact for artifact in report["artifacts"]}
     with mpl.rc_context({"svg.hashsalt": "edgedistill", "svg.fonttype": "none", "font.family": "sans-serif"}):
-        figure, axes = plt.subplots(figsize=(8.2, 4.4))
+        figure = Figure(figsize=(8.2, 4.4))
+        axes = figure.subplots()
         for measurement in report["measurements"]:
             artifact = by_id[measurement["artifact"]]
             quality = artifact["quality_by_runtime"].get(measurement["runtime"], artifact["quality"])
@@ -42,8 +41,9 @@ def quality_against_latency(report: Json) -> str:
             )
         _dress(axes, report)
         stream = io.StringIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None}, bbox_inches="tight")
-        plt.close(figure)
+        figure.savefig(
+            stream, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")), bbox_inches="tight"
+        )
     svg = stream.getvalue()
     return svg[svg.index("<svg") :]
 

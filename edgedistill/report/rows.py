@@ -48,10 +48,11 @@ HEADINGS = {
 
 
 def rows(report: Json) -> list[Row]:
-    """Rows sorted teacher first, then by format and precision."""
+    """Rows sorted teacher first, then by format, precision and runtime."""
     by_id = {artifact["id"]: artifact for artifact in report["artifacts"]}
-    made = [_row(measurement, by_id[measurement["artifact"]]) for measurement in report["measurements"]]
-    return sorted(made, key=lambda row: row.role != "teacher")
+    found = [(measurement, by_id[measurement["artifact"]]) for measurement in report["measurements"]]
+    found.sort(key=lambda f: (f[1]["model"] != "teacher", f[1]["format"], f[1]["precision"], f[0]["runtime"]))
+    return [_row(measurement, artifact) for measurement, artifact in found]
 
 
 def percent(quality: Json) -> str:

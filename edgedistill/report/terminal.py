@@ -80,7 +80,7 @@ def show_measurements(measurements: list[Json], console: Console) -> None:
         latency = m["latency_ms"]
         ratio = m.get("ratio_to_reference")
         table.add_row(
-            m["artifact"], m["device"], f"{m['runtime']} {m['runtime_version']}", str(latency["count"]),
+            Text(m["artifact"]), Text(m["device"]), f"{m['runtime']} {m['runtime_version']}", str(latency["count"]),
             f"{latency['p50']:.4f}", f"{latency['p90']:.4f}", f"{m['load_cold_ms']:.1f}",
             f"{m['memory_bytes']['peak'] / 1e6:.1f}", f"{ratio['p50']:.3f}" if ratio else "", "; ".join(m["flags"]),
         )  # fmt: skip

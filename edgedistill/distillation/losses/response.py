@@ -24,7 +24,7 @@ def soft_target_kl(
     Raises:
         ValueError: the temperature is not positive.
     """
-    if temperature <= 0:
+    if not temperature > 0:  # NaN is not positive either
         raise ValueError(f"the temperature must be positive, got {temperature}")
     exact = torch.promote_types(student.dtype, torch.float32)
     log_student = functional.log_softmax(student.to(exact) / temperature, dim=1)
@@ -42,5 +42,5 @@ def distillation_loss(
     alpha: float,
 ) -> Float[Tensor, ""]:
     """Alpha * soft_target_kl + (1 - alpha) * cross-entropy on the labels (same source)."""
-    hard = functional.cross_entropy(student.float(), labels)
+    hard = functional.cross_entropy(student.to(torch.promote_types(student.dtype, torch.float32)), labels)
     return alpha * soft_target_kl(student, teacher, temperature) + (1 - alpha) * hard
