@@ -25,7 +25,7 @@ def import_object(reference: str, beside: Path) -> Any:
         ModelError: the reference is malformed, or module or name do not exist.
     """
     module_name, _, attribute = reference.partition(":")
-    if not module_name or not attribute:
+    if not all(module_name.split(".")) or not attribute:
         raise ModelError(
             f"{reference!r} is not an import path",
             where=reference,
@@ -38,12 +38,12 @@ def import_object(reference: str, beside: Path) -> Any:
         sys.path.insert(0, folder)
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(
             f"{module_name!r} cannot be imported: {error}",
             where=reference,
             expected=f"a module beside the recipe ({beside}) or in the environment",
-            got=str(error),
+            got=f"{type(error).__name__}: {error}",
             fix="check the name, put the file beside the recipe, or install its package",
         ) from error
     if not hasattr(module, attribute):
@@ -66,7 +66,7 @@ def call(reference: str, arguments: dict[str, Any], beside: Path) -> Any:
     function = import_object(reference, beside)
     try:
         return function(**arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # an exit would pass for the gate's answer
         raise ModelError(
             f"{reference} failed: {type(error).__name__}: {error}",
             where=f"{reference} with {arguments}",

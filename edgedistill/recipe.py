@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound="_Section")
 
+_Places = dict[tuple[str, ...], str]
+"""Where every key of a document stands: `line 3`, or the `--set` that gave it."""
+
 
 class _Section(BaseModel):
     """A part of the recipe: frozen, unknown keys refused, descriptions taken from docstrings."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Normalize(_Section):
@@ -53,12 +56,14 @@ class DigitsData(_Data):
     """scikit-learn's handwritten digits: 1,797 real scans of 8 x 8 pixels, 0 to 16."""
 
     source: Literal["digits"]
+    """Which kind of source this is."""
 
 
 class NpzData(_Data):
     """Arrays in an .npz file (never pickled ones)."""
 
     source: Literal["npz"]
+    """Which kind of source this is."""
     path: str
     """File with the arrays below; relative to the recipe."""
     inputs: str = "x"
@@ -75,6 +80,7 @@ class ImageFolderData(_Data):
     """A folder with one folder per class; or with `train/` and `val/` (or `test/`, `eval/`) of such folders."""
 
     source: Literal["image_folder"]
+    """Which kind of source this is."""
     path: str
     """The folder; relative to the recipe."""
     size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
@@ -87,6 +93,7 @@ class ImportData(_Data):
     """A function of yours that returns a torch Dataset, or a pair (training, evaluation) of them."""
 
     source: Literal["import"]
+    """Which kind of source this is."""
     function: str
     """`package.module:function`, looked up beside the recipe, then in the environment."""
     arguments: dict[str, Any] = Field(default_factory=dict)
@@ -117,6 +124,7 @@ class ConvnetModel(_Model):
     """The built-in convolutional family: `depth` 3x3 convolutions, the first `width` channels wide, each further one doubling them at half the resolution."""
 
     family: Literal["convnet"]
+    """The built-in family."""
     width: int = Field(ge=1, le=1024)
     """Channels of the first convolution."""
     depth: int = Field(default=2, ge=1, le=8)
@@ -201,7 +209,9 @@ class ParitySettings(_Section):
     """How far an artifact may depart from the torch model it was made of, over the whole evaluation split."""
 
     fp32: Fp32Parity = Fp32Parity()
+    """Of fp32 artifacts."""
     int8: Int8Parity = Int8Parity()
+    """Of int8 artifacts."""
 
 
 class Benchmark(_Section):
@@ -248,8 +258,11 @@ class Gate(_Section):
     """What must hold before the artifacts may ship. An absent part is not checked."""
 
     quality: QualityGate | None = None
+    """Quality against the teacher."""
     size: SizeGate | None = None
+    """Bytes of each student artifact."""
     latency: LatencyGate | None = None
+    """Latency of each student artifact."""
     parity: bool = True
     """Every artifact, the teacher's too, must match its torch model."""
 
@@ -264,14 +277,23 @@ class Recipe(_Section):
     threads: int = Field(default=1, ge=1)
     """Threads for training; results are reproducible for one number of threads."""
     data: Annotated[DigitsData | NpzData | ImageFolderData | ImportData, Field(discriminator="source")]
+    """Where the samples come from, by `source`."""
     teacher: ConvnetTeacher | ImportedTeacher
+    """The large model: `family: convnet`, or `model: package.module:function`."""
     student: ConvnetModel | ImportedModel
+    """The small model: `family: convnet`, or `model: package.module:function`."""
     distill: Distill
+    """How the student learns from the teacher."""
     export: Export = Export()
+    """Formats and precisions to write."""
     quantize: Quantize = Quantize()
+    """How static int8 is calibrated."""
     parity: ParitySettings = ParitySettings()
+    """How far artifacts may depart from their torch model."""
     benchmark: Benchmark = Benchmark()
+    """How latency and memory are measured."""
     gate: Gate = Gate()
+    """What must hold before the artifacts may ship."""
 
 
 def canonical(value: Any) -> str:
@@ -292,11 +314,13 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: unreadable, not YAML, or not a recipe; the message names line and key.
     """
-    document, lines = _read_yaml(path)
+    document, places = _read_yaml(path)
     for override in overrides:
-        _override(document, override)
+        keys = _override(document, override)
+        places = {known: place for known, place in places.items() if known[: len(keys)] != keys}
+        places[keys] = f"--set {override}"
     document.setdefault("name", path.stem)
-    return _validated(Recipe, document, path, lines)
+    return _validated(Recipe, document, path, places)
 
 
 def load_policy(path: Path) -> Gate:
@@ -305,12 +329,12 @@ def load_policy(path: Path) -> Gate:
     Raises:
         RecipeError: as `load_recipe`.
     """
-    document, lines = _read_yaml(path)
-    return _validated(Gate, document, path, lines)
+    document, places = _read_yaml(path)
+    return _validated(Gate, document, path, places)
 
 
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], int]]:
-    """The document, and the line of every key."""
+def _read_yaml(path: Path) -> tuple[dict[str, Any], _Places]:
+    """The document, and where every key stands."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -329,10 +353,11 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], 
             got=type(error).__name__,
             fix="give the path of a recipe",
         ) from error
+    places: _Places = {}
     try:
         document = yaml.safe_load(text)
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
+        _collect_places(yaml.compose(text, Loader=yaml.SafeLoader), (), places, path)
+    except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         raise RecipeError(
             f"not YAML: {getattr(error, 'problem', None) or error}",
@@ -349,26 +374,34 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], 
             got=type(document).__name__,
             fix="start from examples/digits.yaml",
         )
-    lines: dict[tuple[str | int, ...], int] = {}
-    _collect_lines(root, (), lines)
-    return document, lines
+    return document, places
 
 
-def _collect_lines(
-    node: yaml.Node | None, prefix: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int]
-) -> None:
+def _collect_places(node: yaml.Node | None, prefix: tuple[str, ...], places: _Places, path: Path) -> None:
     if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
         for key, value in node.value:
-            lines[*prefix, key.value] = key.start_mark.line + 1
-            _collect_lines(value, (*prefix, key.value), lines)
+            line = key.start_mark.line + 1
+            here = (*prefix, str(key.value))
+            if key.value in seen:
+                raise RecipeError(
+                    f"the key {key.value!r} is given twice",
+                    where=f"{path}, line {line}, key {'.'.join(here)}",
+                    expected=f"every key once; it already stands at line {seen[key.value]}",
+                    got=f"{key.value!r} again",
+                    fix="delete one of the two",
+                )
+            seen[key.value] = line
+            places[here] = f"line {line}"
+            _collect_places(value, here, places, path)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            lines[*prefix, index] = value.start_mark.line + 1
-            _collect_lines(value, (*prefix, index), lines)
+            places[*prefix, str(index)] = f"line {value.start_mark.line + 1}"
+            _collect_places(value, (*prefix, str(index)), places, path)
 
 
-def _override(document: dict[str, Any], override: str) -> None:
-    """Apply one `a.b=c`; the value is YAML."""
+def _override(document: dict[str, Any], override: str) -> tuple[str, ...]:
+    """Apply one `a.b=c`, the value being YAML; returns the keys it names."""
     path, equals, text = override.partition("=")
     if not equals or not all(path.split(".")):
         raise RecipeError(
@@ -395,7 +428,7 @@ def _override(document: dict[str, Any], override: str) -> None:
         section = below
     try:
         section[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise RecipeError(
             f"--set {path}: the value is not YAML",
             where=f"--set {override}",
@@ -403,86 +436,81 @@ def _override(document: dict[str, Any], override: str) -> None:
             got=repr(text),
             fix="quote the value",
         ) from error
+    return (*parents, leaf)
 
 
-def _validated(section: type[S], document: dict[str, Any], path: Path, lines: dict[tuple[str | int, ...], int]) -> S:
+def _validated(section: type[S], document: dict[str, Any], path: Path, places: _Places) -> S:
     try:
         return section.model_validate(document)
     except ValidationError as error:
-        raise _explain(error, section, document, path, lines) from None
+        raise _explain(error, section, document, path, places) from None
 
 
 def _explain(
-    error: ValidationError,
-    section: type[_Section],
-    document: dict[str, Any],
-    path: Path,
-    lines: dict[tuple[str | int, ...], int],
+    error: ValidationError, section: type[_Section], document: dict[str, Any], path: Path, places: _Places
 ) -> RecipeError:
-    """The first mistake as a RecipeError (with the count of the others)."""
-    problems = [(_real_location(problem["loc"], document), problem) for problem in _of_chosen_branch(error, document)]
+    """The first mistake as a RecipeError (with the count of the others); a misspelt key before one that lacks."""
+    found = [(_real_location(problem["loc"]), problem) for problem in _of_chosen_branch(error, document)]
+    problems = sorted(found, key=lambda pair: pair[1]["type"] != "extra_forbidden")
     location, problem = problems[0]
+    kind, message, got = problem["type"], problem["msg"].removeprefix("Value error, "), repr(problem["input"])
+    if kind.startswith("union_tag"):  # told of the section, but about its `source`
+        known = ("digits", "npz", "image_folder", "import")
+        given = problem["input"].get("source")
+        location, kind = (*location, "source"), "missing" if given is None else kind
+        message = "field required" if given is None else "unknown source"
+        expectation, got = nearest(str(given or ""), known), repr(given)
+    else:
+        expectation = _expectation(section, location, document) or message
     key = ".".join(str(part) for part in location) or "(top level)"
-    line = next((lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), None)
-    where = f"{path}{f', line {line}' if line else ''}, key {key}"
+    keys = tuple(str(part) for part in location)
+    place = next((places[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in places), None)
+    where = f"{path}{f', {place}' if place else ''}, key {key}"
     others = f" ({len(problems) - 1} more after this one)" if len(problems) > 1 else ""
-    if problem["type"] == "extra_forbidden":
+    if kind == "extra_forbidden":
         name = str(location[-1])
-        known = _keys_at(section, location[:-1], document)
         return RecipeError(
             f"unknown key {name!r}{others}",
             where=where,
-            expected=nearest(name, known),
+            expected=nearest(name, _keys_at(section, location[:-1], document)),
             got=repr(name),
             fix="correct or delete the key (`edgedistill recipe schema` describes all)",
         )
-    got = "nothing" if problem["type"] == "missing" else repr(problem["input"])
     return RecipeError(
-        f"{key}: {problem['msg'][0].lower() + problem['msg'][1:]}{others}",
+        f"{key}: {message[0].lower() + message[1:]}{others}",
         where=where,
-        expected=_expectation(section, location, document) or problem["msg"],
-        got=got,
-        fix=f"{'add' if problem['type'] == 'missing' else 'correct'} {key}",
+        expected=expectation,
+        got="nothing" if kind == "missing" else got,
+        fix=f"{'add' if kind == 'missing' else 'correct'} {key}",
     )
 
 
-_UNION_TAGS = {  # the names by which pydantic tells union branches apart in its locations
-    "digits", "npz", "image_folder", "import", "ConvnetTeacher", "ImportedTeacher", "ConvnetModel",
-    "ImportedModel", "Normalize", "literal['auto','none']", "int", "float", "str",
-}  # fmt: skip
+_UNION_SECTIONS = {"data", "teacher", "student", "normalize"}  # after these, pydantic names the union's branch
 
 
-def _real_location(location: tuple[str | int, ...], document: dict[str, Any]) -> tuple[str | int, ...]:
-    """A pydantic location without the union tags that are not keys of the document."""
-    real: list[str | int] = []
-    node: Any = document
-    for position, part in enumerate(location):
-        inside = isinstance(node, dict) and part in node
-        if part in _UNION_TAGS and not inside and position:
-            continue
-        real.append(part)
-        if isinstance(node, dict):
-            node = node.get(part)
-        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
-            node = node[part]
-        else:
-            node = None
-    return tuple(real)
+def _real_location(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """A pydantic location without the names of union branches, which are no keys of the document."""
+    branches = {n + 1 for n, part in enumerate(location) if part in _UNION_SECTIONS}
+    return tuple(part for n, part in enumerate(location) if n not in branches and part != "[key]")
 
 
 def _of_chosen_branch(error: ValidationError, document: dict[str, Any]) -> list[Any]:
-    """Problems of the union branch the writer meant: `model:` means an imported model, else a family."""
+    """Problems of the union branch the writer meant: `model:` an imported one, a mapping fixed values."""
+    everything = error.errors(include_url=False)
     problems = []
-    for problem in error.errors(include_url=False):
-        location: tuple[int | str, ...] = problem["loc"]
-        branch = location[1] if len(location) > 1 else None
-        if location[0] in ("teacher", "student") and isinstance(branch, str):
-            given = document.get(str(location[0]))
+    for problem in everything:
+        location = list(problem["loc"])
+        branch = str(location[-1] if len(location) < 2 else location[1])  # noqa: PLR2004 - section, branch
+        given = document.get(str(location[0]))
+        if location[0] in ("teacher", "student"):
             imported = isinstance(given, dict) and "model" in given
-            if branch.startswith("Convnet" if imported else "Imported"):
+            if ("Convnet" if imported else "Imported") in branch:
                 continue
+        fixed = isinstance(given, dict) and isinstance(given.get("normalize"), dict)
+        if "normalize" in location and ("literal" in str(location[-1])) == fixed:
+            continue
         problems.append(problem)
-    return problems or error.errors(include_url=False)
+    return problems or everything
 
 
 def _section_at(section: type[BaseModel], location: Iterable[str | int], document: Any) -> list[type[BaseModel]]:

@@ -111,7 +111,7 @@ class Run:
         return listing
 
     def finish(self) -> None:
-        """Write the manifest; nothing is rewritten when nothing changed."""
+        """Write the manifest of this command."""
         self._write_manifest()
 
     def stages_json(self) -> list[Json]:
@@ -162,7 +162,7 @@ def _try_manifest(run: Run) -> None:
     """Write the manifest if that is possible; the first error is the one to tell."""
     try:
         run.finish()
-    except StorageError:
+    except (StorageError, OSError):
         return
 
 
@@ -179,7 +179,8 @@ def storage_errors(root: Path) -> Iterator[None]:
         raise
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT) or _is_full(root)
-        if not full and error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+        ours = error.filename is None or str(error.filename).startswith(str(root))
+        if not full and not (ours and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)):
             raise
         raise _storage_error(root, full=full, error=error) from error
     except Exception as error:
@@ -236,6 +237,8 @@ def publish(source: Path, target: Path) -> None:
             temporary.rename(target)
         else:
             shutil.copyfile(source, temporary)
+            if target.is_dir():
+                _remove(target)
             temporary.replace(target)
 
 
@@ -272,7 +275,8 @@ def _believed(folder: Path) -> dict[str, str] | None:
     """The stage's list of files, if every one of them is there and unchanged."""
     try:
         listing: dict[str, str] = json.loads((folder / _LIST).read_text(encoding="utf-8"))
-        intact = all(file_sha256(folder / file) == digest for file, digest in listing.items())
+        present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} - {_LIST}
+        intact = present == set(listing) and all(file_sha256(folder / f) == digest for f, digest in listing.items())
     except (OSError, ValueError, AttributeError):
         return None
     return listing if intact else None

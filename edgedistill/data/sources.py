@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -52,12 +54,12 @@ def source_key(source: Source, beside: Path) -> Json:
     match source:
         case NpzData():
             paths = [p for p in (source.path, source.evaluation_path) if p]
-            key["files"] = [file_sha256(_existing(beside / p, "data")) for p in paths]
+            key["files"] = [file_sha256(_existing_file(beside / p, "data")) for p in paths]
         case ImageFolderData():
             key["listing"] = _folder_digest(_existing(beside / source.path, "data.path"))
         case ImportData():
             key["code"] = source_digest(source.function, beside)
-            key["files"] = [file_sha256(_existing(beside / p, "data.depends")) for p in source.depends]
+            key["files"] = [file_sha256(_existing_file(beside / p, "data.depends")) for p in source.depends]
         case DigitsData():
             pass
     return key
@@ -106,7 +108,7 @@ def read_npz_array(path: Path, key: str) -> Array:
             names = list(archive.files)
             if key in names:
                 return np.asarray(archive[key])
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"{path.name} cannot be read: {error}",
             where=str(path),
@@ -137,11 +139,11 @@ def as_images(array: Array, layout: str, where: str) -> Array:
             got=f"dtype {array.dtype}",
             fix="save plain numeric arrays",
         )
-    if array.ndim < 2 or (layout == "NHWC" and array.ndim != 4):  # noqa: PLR2004 - N, H, W, C
+    if array.ndim < 2 or 0 in array.shape[1:] or (layout == "NHWC" and array.ndim != 4):  # noqa: PLR2004 - N, H, W, C
         raise DataError(
             f"samples of shape {array.shape[1:]} do not have the layout {layout!r}",
             where=where,
-            expected="(N, H, W, C)" if layout == "NHWC" else "at least one axis besides the samples",
+            expected="(N, H, W, C)" if layout == "NHWC" else "at least one axis besides the samples, and none empty",
             got=f"shape {array.shape}",
             fix="correct data.layout or the array",
         )
@@ -259,6 +261,14 @@ def _read_image(file: Path, source: ImageFolderData) -> Array:
 
 def _imported(source: ImportData, beside: Path) -> Raw:
     given = call(source.function, source.arguments, beside)
+    if isinstance(given, tuple) and len(given) != 2:  # noqa: PLR2004 - training, evaluation
+        raise DataError(
+            f"{source.function} returned {len(given)} Datasets",
+            where=source.function,
+            expected="a torch Dataset, or a pair (training, evaluation)",
+            got=f"a tuple of {len(given)}",
+            fix="return one Dataset, or two",
+        )
     train, evaluation = given if isinstance(given, tuple) else (given, None)
     evaluation_samples = None if evaluation is None else _from_dataset(evaluation, source.function)
     return Raw(_from_dataset(train, source.function), evaluation_samples, None, "as the Dataset gives it")
@@ -276,17 +286,22 @@ def _from_dataset(dataset: Any, where: str) -> Samples:
         )
     try:
         pairs = [dataset[i] for i in range(len(dataset))]
-        inputs = np.stack([np.asarray(x, dtype=np.float32) for x, _ in pairs])
-        labels = np.array([int(y) for _, y in pairs], dtype=np.int64)
-    except (TypeError, ValueError) as error:
+        inputs = np.stack([_plain(x) for x, _ in pairs]).astype(np.float32)
+        labels = np.array([_plain(y).item() for _, y in pairs])
+    except Exception as error:
         raise DataError(
             f"samples of {where} are not pairs of an array and a class number: {error}",
             where=where,
             expected="(array of one shape, integer) for every index",
-            got=str(error),
+            got=f"{type(error).__name__}: {error}",
             fix="return such pairs from __getitem__",
         ) from error
-    return Samples(inputs, labels, where)
+    return Samples(as_images(inputs, "as-is", where), labels, where)
+
+
+def _plain(value: Any) -> Array:
+    """An array of a tensor, with gradients or without, or of anything array-like."""
+    return np.asarray(value.detach() if hasattr(value, "detach") else value)
 
 
 def _check(samples: Samples, names: tuple[str, ...] | None) -> None:
@@ -308,7 +323,10 @@ def _check(samples: Samples, names: tuple[str, ...] | None) -> None:
             got=f"NaN or infinity in samples {bad[:5].tolist()}",
             fix="clean or drop these samples",
         )
-    if labels.dtype.kind not in "iu" and not np.array_equal(labels, np.round(labels)):
+    whole = labels.dtype.kind in "iub" or (
+        labels.dtype.kind == "f" and np.isfinite(labels).all() and not (labels % 1).any()
+    )
+    if not whole:
         raise DataError(
             "labels are not class numbers",
             where=samples.where,
@@ -326,6 +344,14 @@ def _check(samples: Samples, names: tuple[str, ...] | None) -> None:
             got=f"label {labels[outside[0]]}",
             fix="renumber the labels, or correct data.labels",
         )
+
+
+def _existing_file(path: Path, key: str) -> Path:
+    if _existing(path, key).is_dir():
+        raise DataError(
+            f"{path} is a folder", where=f"{key}: {path}", expected="a file", got="a folder", fix="correct the path"
+        )
+    return path
 
 
 def _existing(path: Path, key: str) -> Path:

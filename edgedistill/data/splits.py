@@ -48,6 +48,14 @@ def prepare(raw: Raw, normalize: Literal["auto", "none"] | Normalize, evaluation
     """
     train, evaluation = (raw.train, raw.evaluation) if raw.evaluation else _split(raw.train, evaluation_fraction, seed)
     count = 1 + int(max(train.labels.max(), evaluation.labels.max()))
+    if np.unique(train.labels).size < 2:  # noqa: PLR2004 - a classifier chooses between at least two
+        raise DataError(
+            "the training samples are all of one class",
+            where=train.where,
+            expected="samples of at least two classes",
+            got=f"only class {int(train.labels[0])}",
+            fix="add samples of the other classes",
+        )
     names = raw.class_names or tuple(str(n) for n in range(count))
     normalization = _normalization(train, normalize, raw.unit)
     return Data(
@@ -131,6 +139,19 @@ def _split(samples: Samples, evaluation_fraction: float, seed: int) -> tuple[Sam
             got=f"{len(samples.labels)} samples, evaluation_fraction {evaluation_fraction}",
             fix="add samples or change data.evaluation_fraction",
         ) from error
+
+    lost = set(samples.labels.tolist()) - (
+        set(samples.labels[train].tolist()) & set(samples.labels[evaluation].tolist())
+    )
+    if lost:
+        rarest = int(min(lost))
+        raise DataError(
+            f"class {rarest} has too few samples to stand in both splits",
+            where=samples.where,
+            expected="both splits to hold every class",
+            got=f"{counts[rarest]} samples of class {rarest}, evaluation_fraction {evaluation_fraction}",
+            fix="add samples or change data.evaluation_fraction",
+        )
 
     def part(rows: object) -> Samples:
         ordered = np.sort(np.asarray(rows))
