@@ -84,9 +84,10 @@ def compress(
 def gate(
     report: Annotated[Path, typer.Argument(help="A report.json.")],
     policy: Annotated[
-        Path,
-        typer.Option("--policy", help="The policy: a recipe's `gate` section in a YAML file of its own."),
+        Path, typer.Option("--policy", help="The policy: a recipe's `gate` section in a YAML file of its own.")
     ],
+    junit: Annotated[Path | None, typer.Option("--junit", help="Also write JUnit XML, a test case per check.")] = None,
+    summary: Annotated[Path | None, typer.Option("--summary", help="Also write a Markdown summary.")] = None,
     as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
@@ -95,10 +96,17 @@ def gate(
 
     from edgedistill.gate import judge, verdict_json
     from edgedistill.recipe import canonical, load_policy
+    from edgedistill.report import ci
+    from edgedistill.runs import storage_errors, write_atomically
 
-    loaded = load_policy(policy)
-    verdict = judge(_read_report(report), loaded)
+    loaded, judged = load_policy(policy), _read_report(report)
+    verdict = judge(judged, loaded)
     document = verdict_json(verdict, hashlib.sha256(canonical(loaded).encode()).hexdigest())
+    for path, write in ((junit, ci.junit), (summary, ci.markdown)):
+        if path is not None:
+            with storage_errors(path.parent):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, write(document, judged["name"]))
     if as_json:
         _emit({"gate": document})
     else:

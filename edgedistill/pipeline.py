@@ -22,7 +22,7 @@ from edgedistill.gate import judge, verdict_json
 from edgedistill.plugins import find_plugin, load_device, load_exporter, plugin_names
 from edgedistill.recipe import Recipe, canonical, recipe_sha256
 from edgedistill.report.build import build, package_versions
-from edgedistill.runs import Run, Stage, open_run, publish
+from edgedistill.runs import Run, Stage, open_run, publish, require_space
 from edgedistill.types import Array, Artifact, Json, Precision, Verdict, file_sha256
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ STAGES = (
     "data", "teacher", "student", "distill", "export", "quantize", "parity", "benchmark", "report", "gate",
     "bundle",
 )  # fmt: skip
+
+
+_MARGIN_BYTES = 2**20
+"""What a converter may write besides the weights: graph, scratch files, its log."""
 
 
 @dataclass(frozen=True)
@@ -322,6 +326,8 @@ class _Path:
         ):
             folder = out / fmt
             folder.mkdir(exist_ok=True)
+            weights = sum(tensor.nbytes for tensor in module.state_dict().values())
+            require_space(out, 2 * weights + _MARGIN_BYTES)
             artifacts.append(load_exporter(fmt).export(module, name, signature(data), folder))
         _write_artifacts(artifacts, out)
 
@@ -336,6 +342,7 @@ class _Path:
         for artifact, precision in self._steps(jobs, "quantize {0.id} to {1}"):
             folder = out / artifact.format
             folder.mkdir(exist_ok=True)
+            require_space(out, 2 * artifact.size_bytes + _MARGIN_BYTES)
             artifacts.append(load_exporter(artifact.format).quantize(artifact, precision, calibration, folder))
         _write_artifacts(artifacts, out)
 

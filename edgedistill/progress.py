@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -76,8 +76,9 @@ class TerminalWatch:
             try:
                 yield
             finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
+                for python_stream in (sys.stdout, sys.stderr):
+                    with suppress(OSError):  # the log's disk may be full; the error that says so must get out
+                        python_stream.flush()
                 for number, descriptor in zip((1, 2), kept, strict=True):
                     os.dup2(descriptor, number)
                     os.close(descriptor)

@@ -184,7 +184,7 @@ def storage_errors(root: Path) -> Iterator[None]:
             raise
         raise _storage_error(root, full=full, error=error) from error
     except Exception as error:
-        if not _is_full(root):
+        if os.strerror(errno.ENOSPC) not in str(error) and not _is_full(root):
             raise
         raise _storage_error(root, full=True, error=error) from error
 
@@ -205,6 +205,17 @@ def _storage_error(root: Path, *, full: bool, error: Exception) -> StorageError:
         got=str(error),
         fix="give another directory with --run, or change its permissions",
     )
+
+
+def require_space(folder: Path, size_bytes: int) -> None:
+    """Refuse to start what would fill the disk: some converters end the whole process when a write fails.
+
+    Raises:
+        StorageError: less is free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size_bytes:
+        raise _storage_error(folder, full=True, error=OSError(f"{free} bytes free, about {size_bytes} needed"))
 
 
 def _is_full(root: Path) -> bool:

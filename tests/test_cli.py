@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -202,6 +203,18 @@ def test_gate_judges_a_report_by_a_policy_file(finished: Finished, tmp_path: Pat
     done = edgedistill("gate", report, "--policy", tmp_path / "hard.yaml", "--json")
     assert done.returncode == 1
     assert documents(done)["gate"]["verdict"] == "fail"
+    files: list[str | Path] = [
+        "--junit",
+        tmp_path / "gate" / "junit.xml",
+        "--summary",
+        tmp_path / "gate" / "summary.md",
+    ]
+    assert edgedistill("gate", report, "--policy", tmp_path / "hard.yaml", *files).returncode == 1
+    suite = ET.fromstring((tmp_path / "gate" / "junit.xml").read_text(encoding="utf-8"))  # noqa: S314 - we wrote it
+    assert int(suite.attrib["failures"]) == len(suite.findall("testcase/failure")) == 6
+    assert int(suite.attrib["tests"]) == len(suite.findall("testcase")) == len(documents(done)["gate"]["checks"])
+    summary = (tmp_path / "gate" / "summary.md").read_text(encoding="utf-8")
+    assert "| fail | `size:student-onnx-int8` |" in summary
     (tmp_path / "wrong.yaml").write_text("sise: {max_bytes: 1}\n")
     done = edgedistill("gate", report, "--policy", tmp_path / "wrong.yaml", "--json")
     assert done.returncode == 2

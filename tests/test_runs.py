@@ -19,7 +19,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from edgedistill.errors import StorageError
-from edgedistill.runs import Run, Stage, open_run, publish, write_atomically
+from edgedistill.runs import Run, Stage, open_run, publish, require_space, storage_errors, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -391,3 +391,18 @@ def test_any_change_in_what_a_stage_depends_on_changes_its_key(
 @given(depends=st.dictionaries(st.text(max_size=3), value, max_size=4))
 def test_the_order_of_what_a_stage_depends_on_does_not_change_its_key(depends: dict[str, Any]) -> None:
     assert key_of(dict(reversed(depends.items()))) == key_of(depends)
+
+
+def test_too_little_space_is_told_before_a_converter_starts(tmp_path: Path) -> None:
+    require_space(tmp_path, 1)
+    with pytest.raises(StorageError, match="disk is full") as caught:
+        require_space(tmp_path, 2**62)
+    assert str(2**62) in caught.value.got
+
+
+def test_a_librarys_own_error_about_a_full_disk_is_told_as_one(tmp_path: Path) -> None:
+    told = f"Error while serializing: {os.strerror(errno.ENOSPC)} (os error 28)"
+    with pytest.raises(StorageError, match="disk is full"), storage_errors(tmp_path):
+        raise RuntimeError(told)
+    with pytest.raises(RuntimeError, match="something else"), storage_errors(tmp_path):
+        raise RuntimeError("something else")
