@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from edgedistill.pipeline import STAGES
+from edgedistill.recipe import load_recipe, recipe_sha256
 from edgedistill.runs import Run
 from tests.conftest import ROOT, digests, documents, edgedistill, states
 
@@ -130,6 +131,9 @@ def test_a_change_redoes_only_its_stage_and_what_follows(recipe: Path, copied: P
     done = edgedistill("compress", recipe, "--run", copied, "--json", "--set", change)
     found = states(documents(done))
     ran = [name for name, state in found.items() if state == "ran"]
+    report = documents(done)["report"]
+    assert report["recipe_sha256"] == recipe_sha256(load_recipe(recipe, [change]))
+    assert {a["producer"]["recipe_sha256"] for a in report["artifacts"]} == {report["recipe_sha256"]}
     if first == "parity":  # the benchmark does not read parity
         assert ran == ["parity", "report", "gate", "bundle"]
     else:
@@ -223,7 +227,6 @@ def test_a_stage_that_fills_the_disk_is_told_and_not_believed(
     """A library that writes half a file without an error: only the full disk tells."""
     from edgedistill import pipeline
     from edgedistill.errors import StorageError
-    from edgedistill.recipe import load_recipe
 
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
@@ -240,8 +243,7 @@ def test_a_key_names_everything_that_a_stage_depends_on(
     recipe: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new version of our code, of torch or of an exporter's tool is a miss, never a stale hit."""
-    from edgedistill import pipeline
-    from edgedistill.recipe import load_recipe
+    from edgedistill import pipeline, stages
     from edgedistill.report import build
 
     class Ran(Exception):  # noqa: N818 - a signal
@@ -262,6 +264,7 @@ def test_a_key_names_everything_that_a_stage_depends_on(
 
         with monkeypatch.context() as patch:
             patch.setattr(pipeline, "package_versions", newer)
+            patch.setattr(stages, "package_versions", newer)
             with pytest.raises(Ran, match=stage):
                 pipeline.compress(loaded, recipe.parent, copied)
     with monkeypatch.context() as patch:

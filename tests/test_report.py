@@ -86,7 +86,7 @@ def _build(artifacts: list[Json], measurements: list[Json]) -> Json:
         for role, count, value in (("teacher", 123_456, 0.98), ("student", 1234, 0.9))
     ]
     return build(
-        name="synthetic", recipe_sha256="f" * 64, seed=3, device=DeviceInfo("cpu", "A CPU", "x86_64", 2, 8_000_000_000),
+        name="synthetic", seed=3, device=DeviceInfo("cpu", "A CPU", "x86_64", 2, 8_000_000_000),
         models=models, artifacts=copy.deepcopy(artifacts), measurements=copy.deepcopy(measurements), eval_samples=500,
     )  # fmt: skip
 

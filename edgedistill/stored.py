@@ -1,0 +1,132 @@
+"""What stages leave for each other: how their files are written and read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgedistill import bundle as release
+from edgedistill.errors import ArtifactError
+from edgedistill.plugins import load_exporter
+from edgedistill.types import Artifact, Json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+    from edgedistill.data.splits import Data
+    from edgedistill.runs import Stage
+
+
+@dataclass(frozen=True)
+class Files:
+    """All artifacts of a run: those exported and those quantised from them."""
+
+    exported: Stage
+    quantized: Stage
+
+    @property
+    def digests(self) -> list[str]:
+        """Of both stages."""
+        return [self.exported.digest, self.quantized.digest]
+
+    def artifacts(self) -> list[Artifact]:
+        """The teacher's and the student's, fp32 first."""
+        return [*read_artifacts(self.exported), *read_artifacts(self.quantized)]
+
+
+def load_data(stage: Stage) -> Data:
+    """The splits of the data stage, on disk until they are used."""
+    from edgedistill.data.splits import load
+
+    return load(stage.path)
+
+
+def keep(module: nn.Module, name: str, data: Data, out: Path) -> None:
+    """Weights, facts, and the logits and quality over the evaluation split."""
+    from edgedistill.students.build import facts, save_facts, save_weights
+    from edgedistill.tasks.classification import quality
+    from edgedistill.teachers.module import signals
+
+    save_weights(module, out / f"{name}.safetensors")
+    save_facts(facts(module, data.sample_shape), out / "facts.json")
+    logits = signals(module, data.eval_inputs).logits.numpy()
+    np.save(out / f"{name}.eval_logits.npy", logits)
+    write_json(quality(logits, np.asarray(data.eval_labels)), out / f"{name}.quality.json")
+
+
+def model_json(name: str, role: str, trained: Stage, described: Stage) -> Json:
+    """A torch model as the report lists it."""
+    facts = read_json(described.path / "facts.json")
+    return {"id": name, "role": role, **facts, "quality": read_json(trained.path / f"{name}.quality.json")}
+
+
+def write_artifacts(artifacts: list[Artifact], out: Path) -> None:
+    """List the artifacts, after opening each as its runtime would: half a file goes no further."""
+    documents = []
+    for artifact in artifacts:
+        exporter = load_exporter(artifact.format)
+        for check in exporter.check_support(artifact):
+            if check.state != "pass":
+                raise ArtifactError(
+                    check.reason,
+                    where=str(artifact.path),
+                    expected=f"a file that its runtime opens ({check.id})",
+                    got=check.reason,
+                    fix="leave the format out of export.formats; --debug and RUN/logs show more",
+                )
+        macs = exporter.count_macs(artifact)
+        documents.append({**artifact.to_json(out), "macs": macs.total, "integer_mac_share": macs.integer_share})
+    write_json(documents, out / "artifacts.json")
+
+
+def read_artifacts(stage: Stage) -> list[Artifact]:
+    """What `write_artifacts` listed."""
+    return [Artifact.from_json(document, stage.path) for document in read_json(stage.path / "artifacts.json")]
+
+
+def artifact_json(artifact: Artifact, answers: list[Json], root: Path) -> Json:
+    """An artifact as the report lists it: the runtime that departs farthest speaks for it."""
+    own = [answer for answer in answers if answer["artifact"] == artifact.id]
+
+    def standing(answer: Json) -> tuple[bool, float, float]:
+        departure = answer["parity"]["max_abs"]  # null: infinite
+        far = float("inf") if departure is None else departure
+        return answer["parity"]["state"] == "pass", answer["quality"]["value"], -far
+
+    worst = min(own, key=standing)
+    listed = read_json(artifact.path.parents[1] / "artifacts.json")
+    counted = next(document for document in listed if document["id"] == artifact.id)
+    path = (
+        f"bundle/{release.path_in_bundle(artifact)}"
+        if artifact.model == "student"
+        else artifact.path.relative_to(root).as_posix()
+    )
+    return {
+        **artifact.to_json(artifact.path.parent),
+        "path": path,
+        "producer": dict(artifact.producer),
+        "macs": counted["macs"],
+        "integer_mac_share": counted["integer_mac_share"],
+        "quality": worst["quality"],
+        "quality_by_runtime": {answer["runtime"]: answer["quality"] for answer in own},
+        "versus_teacher": worst["versus_teacher"],
+        "versus_teacher_by_runtime": {answer["runtime"]: answer["versus_teacher"] for answer in own},
+        "parity": worst["parity"],
+        "parity_by_runtime": [answer["parity"] for answer in own],
+        "notes": [],
+    }
+
+
+def write_json(document: Any, path: Path) -> None:
+    """Plain JSON: NaN and infinity are refused."""
+    path.write_text(json.dumps(document, indent=1, allow_nan=False), encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
