@@ -16,18 +16,19 @@ import edgedistill
 from edgedistill.errors import DataError, PluginError, UsageError, nearest
 from edgedistill.gate import judge
 from edgedistill.plugins import find_plugin, load_device, load_exporter, plugin_names
-from edgedistill.recipe import Recipe, canonical
+from edgedistill.recipe import Assistants, Distill, MultiStage, Recipe, canonical
 from edgedistill.report.build import package_versions
 from edgedistill.runs import Run, Stage, open_run, publish
-from edgedistill.stages import Silent, Stages, Watch
+from edgedistill.stages import Stages
 from edgedistill.stored import Files, read_json
 from edgedistill.types import Json, Precision, Verdict, file_sha256
+from edgedistill.watch import Silent, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 STAGES = (
-    "data", "teacher", "student", "distill", "export", "quantize", "parity", "benchmark", "report", "gate",
+    "data", "teacher", "student", "cache", "distill", "export", "quantize", "parity", "benchmark", "report", "gate",
     "bundle",
 )  # fmt: skip
 
@@ -100,7 +101,8 @@ def check(recipe: Recipe, beside: Path) -> None:
                 )
     load_device(recipe.benchmark.device).describe(recipe.benchmark.device)
     source_key(recipe.data, beside)
-    for model in (recipe.teacher, recipe.student):
+    scheme = recipe.distill.scheme
+    for model in (recipe.teacher, recipe.student, *(scheme.chain if isinstance(scheme, Assistants) else [])):
         model_key(model, beside)
     calibration_digest(recipe, beside)
 
@@ -133,13 +135,17 @@ class _Path:
         training["tools"] = package_versions(["torch"])
         models = {"teacher": do.model_key(recipe.teacher), "student": do.model_key(recipe.student)}
         teacher = self._stage(
-            "teacher", lambda out: do.teacher(data, out), **training, model=models["teacher"],
-            train=recipe.teacher.train,
+            "teacher", lambda out: do.teacher(data, out), **training, model=models["teacher"], teacher=recipe.teacher,
         )  # fmt: skip
         student = self._stage("student", lambda out: do.student(data, out), **training, model=models["student"])
+        cache = self._stage(
+            "cache", lambda out: do.cache(data, teacher, out), **training, teacher=teacher.digest,
+            **cache_key(recipe.distill),
+        )  # fmt: skip
         distilled = self._stage(
-            "distill", lambda out: do.distill(data, teacher, student, out), **training,
+            "distill", lambda out: do.distill(data, teacher, student, cache, out), **training,
             teacher=teacher.digest, student=student.digest, model=models["student"], distill=recipe.distill,
+            assistants=do.assistant_keys(), cache=cache.digest,
         )  # fmt: skip
         exporting: Json = {"data": data.digest, "formats": recipe.export.formats, "tools": do.tools()}
         exported = self._stage(
@@ -206,6 +212,23 @@ def calibration_digest(recipe: Recipe, beside: Path) -> str | None:
             fix="correct the path",
         )
     return file_sha256(beside / name)
+
+
+def cache_key(settings: Distill) -> Json:
+    """What the teacher's kept answers depend on in the recipe's training section."""
+    scheme = settings.scheme
+    phases = [phase.epochs for phase in scheme.phases] if isinstance(scheme, MultiStage) else [settings.epochs]
+    views = settings.augment.views if settings.augment else 1
+    return {
+        "objective": [t.model_dump(mode="json", exclude={"weight", "schedule"}) for t in settings.terms],
+        "scheme": scheme.kind,
+        "phases": [[t.model_dump(mode="json") for t in p.objective] for p in scheme.phases] if phases[1:] else [],
+        "cache": settings.cache,
+        "augment": settings.augment,
+        "batch_size": settings.batch_size,
+        "passes": min(settings.seeds * sum(phases), (views or max(phases)) + 1),
+        "views": min(max(phases), views or max(phases)),
+    }
 
 
 def _code_digest() -> str:

@@ -38,6 +38,8 @@ class TerminalWatch:
         )
         self.task: TaskID | None = None
         self.title = ""
+        self.facts = ""
+        self.moved = 0.0
         self.started: dict[str, float] = {}
 
     def stage(self, name: str, state: str) -> None:
@@ -55,9 +57,21 @@ class TerminalWatch:
     def epoch(self, title: str, epoch: Epoch, epochs: int) -> None:
         """Move the bar of a training."""
         facts = f"loss {epoch.loss:.4f}  accuracy {100 * epoch.accuracy:.1f} %"
+        if epoch.validation is not None:
+            facts += f"  validation {100 * epoch.validation:.1f} %"
+        self.facts = facts
         self._show(f"train {title}", epoch.number, epochs, facts)
         if epoch.number == epochs:
             self._line(f"  {title}: {epochs} epochs, training {facts}")
+
+    def training(self, title: str, done: float, epochs: int) -> None:
+        """Move the bar within an epoch."""
+        if time.monotonic() - self.moved > 0.2:  # noqa: PLR2004 - seconds; drawing costs more than a small step
+            self._show(f"train {title}", done, epochs, self.facts)
+
+    def note(self, text: str) -> None:
+        """A line of its own."""
+        self._line(f"  {text}")
 
     def step(self, title: str, done: int, total: int) -> None:
         """Move the bar of a longer stage."""
@@ -83,7 +97,8 @@ class TerminalWatch:
                     os.dup2(descriptor, number)
                     os.close(descriptor)
 
-    def _show(self, title: str, done: int, total: int, facts: str) -> None:
+    def _show(self, title: str, done: float, total: int, facts: str) -> None:
+        self.moved = time.monotonic()
         group = title.split(" ", maxsplit=1)[0]
         if self.task is None or self.title != group:
             self._clear()

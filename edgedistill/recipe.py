@@ -7,43 +7,46 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from edgedistill.recipe_errors import Places, explain, override_key, read_yaml
+from edgedistill.recipe_models import ConvnetModel, ImportedModel, Normalize, StudentModel
+from edgedistill.recipe_teachers import ConvnetTeacher, EnsembleTeacher, FileTeacher, ImportedTeacher, Teacher
+from edgedistill.recipe_terms import CrossEntropy, Schedule, Section, SoftTargets, Term
+from edgedistill.recipe_training import (
+    Assistants,
+    Augment,
+    BornAgain,
+    Cache,
+    Distill,
+    MultiStage,
+    Mutual,
+    Offline,
+    SelfDistillation,
+    Train,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-S = TypeVar("S", bound="_Section")
+S = TypeVar("S", bound="Section")
+
+__all__ = [  # the recipe's sections, whichever file describes them
+    "Assistants", "Augment", "Benchmark", "BornAgain", "Cache", "ConvnetModel", "ConvnetTeacher", "CrossEntropy", "DigitsData", "Distill",
+    "EnsembleTeacher", "FileTeacher", "Gate", "ImageFolderData", "ImportData", "ImportedModel", "ImportedTeacher",
+    "LatencyGate", "MultiStage", "Mutual", "Normalize", "NpzData", "Offline", "ParitySettings", "QualityGate",
+    "Recipe", "Schedule", "SelfDistillation", "SizeGate", "SoftTargets", "Term", "Train", "canonical", "load_policy", "load_recipe", "recipe_sha256",
+]  # fmt: skip
 
 
-class _Section(BaseModel):
-    """A part of the recipe: frozen, unknown keys refused, descriptions taken from docstrings."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-class Normalize(_Section):
-    """Fixed normalisation, in the unit of the raw data: model input = (raw - mean) / std."""
-
-    mean: list[float] = Field(min_length=1)
-    """One value, or one per channel."""
-    std: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
-    """One value, or one per channel; positive."""
-
-    @model_validator(mode="after")
-    def _same_length(self) -> Normalize:
-        if len(self.mean) != len(self.std):
-            raise ValueError(f"mean has {len(self.mean)} values and std {len(self.std)}; they must match")
-        return self
-
-
-class _Data(_Section):
+class _Data(Section):
     evaluation_fraction: float = Field(default=0.5, gt=0, lt=1)
     """Share of the samples kept for evaluation (stratified by class, seeded) where the source has no split of its own."""
     normalize: Literal["auto", "none"] | Normalize = "auto"
     """`auto`: mean and standard deviation per channel (axis 1) of the training split; `none`; or fixed values."""
+    unlabelled: str | None = None
+    """An .npz with further training samples that have no label (array `x`, raw like the others); relative to the recipe."""
     labels: list[str] | None = None
     """Class names in the order of the label numbers. Default: from the source, or the numbers."""
 
@@ -98,76 +101,7 @@ class ImportData(_Data):
     """Files it reads: when one changes, the data are loaded again. Its source code is watched anyway."""
 
 
-class Train(_Section):
-    """One training run: SGD with Nesterov momentum 0.9 under a cosine schedule, seeded."""
-
-    epochs: int = Field(ge=1)
-    """Passes over the training split."""
-    batch_size: int = Field(default=64, ge=2)
-    """Samples per step; the last, smaller batch counts."""
-    learning_rate: float = Field(default=0.05, gt=0)
-    """Peak, decayed to zero by a cosine."""
-    weight_decay: float = Field(default=5e-4, ge=0)
-    """L2 penalty."""
-
-
-class _Model(_Section):
-    checkpoint: str | None = None
-    """Weights to load: .safetensors, or a state dict written by torch.save (read with weights_only)."""
-
-
-class ConvnetModel(_Model):
-    """The built-in convolutional family: `depth` 3x3 convolutions, the first `width` channels wide, each further one doubling them at half the resolution."""
-
-    family: Literal["convnet"]
-    """The built-in family."""
-    width: int = Field(ge=1, le=1024)
-    """Channels of the first convolution."""
-    depth: int = Field(default=2, ge=1, le=8)
-    """Number of convolutions."""
-
-
-class ImportedModel(_Model):
-    """Your own model: a function or class that returns a torch module giving logits of shape (batch, classes)."""
-
-    model: str
-    """`package.module:function`, looked up beside the recipe, then in the environment."""
-    arguments: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments for the function."""
-
-
-class ConvnetTeacher(ConvnetModel):
-    """A teacher of the built-in family."""
-
-    train: Train | None = None
-    """Train it on the labels first. Needed unless there is a checkpoint."""
-
-    @model_validator(mode="after")
-    def _has_weights(self) -> ConvnetTeacher:
-        if (self.train is None) == (self.checkpoint is None):
-            raise ValueError("a convnet teacher needs exactly one of `checkpoint` and `train`")
-        return self
-
-
-class ImportedTeacher(ImportedModel):
-    """A teacher of yours. Without `checkpoint` and `train` it is taken as your function returns it."""
-
-    train: Train | None = None
-    """Train it on the labels first (from the checkpoint, if there is one)."""
-
-
-class Distill(Train):
-    """Response-based distillation: alpha T^2 KL(teacher || student at temperature T) + (1 - alpha) cross-entropy."""
-
-    temperature: float = Field(default=2.0, gt=0)
-    """Softens both distributions."""
-    alpha: float = Field(default=0.9, ge=0, le=1)
-    """Weight of the teacher; the labels get the rest."""
-    baseline: bool = False
-    """Also train the same student on labels only: same initial weights, seed and budget."""
-
-
-class Export(_Section):
+class Export(Section):
     """What to write."""
 
     formats: list[str] = Field(default=["onnx", "tflite", "openvino"], min_length=1)
@@ -176,7 +110,7 @@ class Export(_Section):
     """fp32 is always written, since parity and int8 start from it; `int8` is static, per channel."""
 
 
-class Quantize(_Section):
+class Quantize(Section):
     """Calibration of static int8."""
 
     samples: int = Field(default=256, ge=1)
@@ -185,14 +119,14 @@ class Quantize(_Section):
     """An .npz with raw samples (array `x`) to calibrate on instead; relative to the recipe."""
 
 
-class Fp32Parity(_Section):
+class Fp32Parity(Section):
     """Tolerance of fp32 artifacts."""
 
     max_relative: float = Field(default=1e-4, gt=0)
     """Largest |artifact - torch| over all outputs, relative to the largest |torch| output."""
 
 
-class Int8Parity(_Section):
+class Int8Parity(Section):
     """Tolerance of int8 artifacts. A wrong graph lands far below both; rounding to 8 bits does not."""
 
     min_psnr_db: float = Field(default=20.0)
@@ -201,7 +135,7 @@ class Int8Parity(_Section):
     """Least share of samples on which artifact and torch choose the same class."""
 
 
-class ParitySettings(_Section):
+class ParitySettings(Section):
     """How far an artifact may depart from the torch model it was made of, over the whole evaluation split."""
 
     fp32: Fp32Parity = Fp32Parity()
@@ -210,7 +144,7 @@ class ParitySettings(_Section):
     """Of int8 artifacts."""
 
 
-class Benchmark(_Section):
+class Benchmark(Section):
     """How latency and memory are measured: fresh processes of the agent, interleaved over artifacts."""
 
     device: str = "cpu"
@@ -227,14 +161,14 @@ class Benchmark(_Section):
     """Seconds of inferences before timing."""
 
 
-class QualityGate(_Section):
+class QualityGate(Section):
     """Quality of each student artifact against the teacher."""
 
     max_drop: float
     """Most that may be lost, absolute (0.02: two points of top-1). Decided on the 95% interval of the paired difference."""
 
 
-class SizeGate(_Section):
+class SizeGate(Section):
     """Size of each student artifact."""
 
     max_bytes: int | None = Field(default=None, ge=0)
@@ -243,14 +177,14 @@ class SizeGate(_Section):
     """Most bytes relative to the teacher's fp32 artifact of the same format."""
 
 
-class LatencyGate(_Section):
+class LatencyGate(Section):
     """Latency of each student artifact."""
 
     max_ratio: float
     """Most p50 relative to the teacher's fp32 artifact in the same runtime. Every round must agree, or it is inconclusive."""
 
 
-class Gate(_Section):
+class Gate(Section):
     """What must hold before the artifacts may ship. An absent part is not checked."""
 
     quality: QualityGate | None = None
@@ -263,7 +197,7 @@ class Gate(_Section):
     """Every artifact, the teacher's too, must match its torch model."""
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """A whole compression: data, teacher, student, and what is asked of the artifacts."""
 
     name: str = Field(default="", pattern=r"^[\w. -]*$")
@@ -274,9 +208,9 @@ class Recipe(_Section):
     """Threads for training; results are reproducible for one number of threads."""
     data: Annotated[DigitsData | NpzData | ImageFolderData | ImportData, Field(discriminator="source")]
     """Where the samples come from, by `source`."""
-    teacher: ConvnetTeacher | ImportedTeacher
-    """The large model: `family: convnet`, or `model: package.module:function`."""
-    student: ConvnetModel | ImportedModel
+    teacher: Teacher
+    """The large model: `family: convnet`, `model: package.module:function`, `file: x.onnx`, or `ensemble: [...]` of these."""
+    student: StudentModel
     """The small model: `family: convnet`, or `model: package.module:function`."""
     distill: Distill
     """How the student learns from the teacher."""
@@ -290,6 +224,20 @@ class Recipe(_Section):
     """How latency and memory are measured."""
     gate: Gate = Gate()
     """What must hold before the artifacts may ship."""
+
+    @model_validator(mode="after")
+    def _teachers_exist(self) -> Recipe:
+        names = self.teacher.names if isinstance(self.teacher, EnsembleTeacher) else []
+        scheme = self.distill.scheme
+        phases = [phase.objective for phase in scheme.phases] if isinstance(scheme, MultiStage) else []
+        for term in [term for objective in [self.distill.terms, *phases] for term in objective]:
+            wanted = getattr(term, "teacher", None)
+            if wanted is not None and wanted not in names:
+                raise ValueError(
+                    f"the term {term.loss} names the teacher {wanted!r}; "
+                    + (f"the ensemble has {names}" if names else "only an ensemble's members can be named")
+                )
+        return self
 
 
 def canonical(value: Any) -> str:

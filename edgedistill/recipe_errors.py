@@ -127,15 +127,16 @@ def explain(
     error: ValidationError, section: type[BaseModel], document: dict[str, Any], path: Path, places: Places
 ) -> RecipeError:
     """The first mistake as a RecipeError (with the count of the others); a misspelt key before one that lacks."""
-    found = [(_real_location(problem["loc"]), problem) for problem in _of_chosen_branch(error, document)]
+    found = [(_real_location(problem, document), problem) for problem in _of_chosen_branch(error, document)]
     problems = sorted(found, key=lambda pair: pair[1]["type"] != "extra_forbidden")
     location, problem = problems[0]
     kind, message, got = problem["type"], problem["msg"].removeprefix("Value error, "), repr(problem["input"])
-    if kind.startswith("union_tag"):  # told of the section, but about its `source`
-        known = ("digits", "npz", "image_folder", "import")
-        given = problem["input"].get("source")
-        location, kind = (*location, "source"), "missing" if given is None else kind
-        message = "field required" if given is None else "unknown source"
+    if kind.startswith("union_tag"):  # told of the section, but about the key that chooses its kind
+        chooser = problem["ctx"]["discriminator"].strip("'")
+        given = problem["input"].get(chooser)
+        known = {tag for model in _section_at(section, location, document) for tag in _tags(model, chooser)}
+        location, kind = (*location, chooser), "missing" if given is None else kind
+        message = "field required" if given is None else f"unknown {chooser}"
         expectation, got = nearest(str(given or ""), known), repr(given)
     else:
         expectation = _expectation(section, location, document) or message
@@ -162,30 +163,32 @@ def explain(
     )
 
 
-_UNION_SECTIONS = {"data", "teacher", "student", "normalize"}  # after these, pydantic names the union's branch
-
-
-def _real_location(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
+def _real_location(problem: Any, document: Any) -> tuple[str | int, ...]:
     """A pydantic location without the names of union branches, which are no keys of the document."""
-    branches = {n + 1 for n, part in enumerate(location) if part in _UNION_SECTIONS}
-    return tuple(part for n, part in enumerate(location) if n not in branches and part != "[key]")
+    location: list[str | int] = []
+    for position, part in enumerate(problem["loc"]):
+        last = position == len(problem["loc"]) - 1
+        known = isinstance(document, dict) and part in document
+        if known or (isinstance(document, list) and isinstance(part, int)):
+            location.append(part)
+            document = document[part] if known or part < len(document) else None
+        elif last and problem["type"] == "missing":
+            location.append(part)
+    return tuple(location)
 
 
 def _of_chosen_branch(error: ValidationError, document: dict[str, Any]) -> list[Any]:
-    """Problems of the union branch the writer meant: `model:` an imported one, a mapping fixed values."""
+    """Problems of the branch the writer meant, where values tell it: a mapping for `normalize` means fixed values."""
     everything = error.errors(include_url=False)
     problems = []
     for problem in everything:
         location = list(problem["loc"])
-        branch = str(location[-1] if len(location) < 2 else location[1])  # noqa: PLR2004 - section, branch
-        given = document.get(str(location[0]))
-        if location[0] in ("teacher", "student"):
-            imported = isinstance(given, dict) and "model" in given
-            if ("Convnet" if imported else "Imported") in branch:
+        if "normalize" in location:
+            node: Any = document
+            for part in location[: location.index("normalize") + 1]:
+                node = node.get(part, node) if isinstance(node, dict) else node
+            if ("literal" in str(location[-1])) == isinstance(node, dict):
                 continue
-        fixed = isinstance(given, dict) and isinstance(given.get("normalize"), dict)
-        if "normalize" in location and ("literal" in str(location[-1])) == fixed:
-            continue
         problems.append(problem)
     return problems or everything
 
@@ -194,13 +197,16 @@ def _section_at(section: type[BaseModel], location: Iterable[str | int], documen
     """The model classes that may stand at a location."""
     found: list[type[BaseModel]] = [section]
     for part in location:
-        found = [
-            model
-            for candidate in found
-            if str(part) in candidate.model_fields
-            for model in _models_in(candidate.model_fields[str(part)].annotation)
-        ]
-        document = document.get(part) if isinstance(document, dict) else None
+        if isinstance(part, int):
+            document = document[part] if isinstance(document, list) and part < len(document) else None
+        else:
+            found = [
+                model
+                for candidate in found
+                if part in candidate.model_fields
+                for model in _models_in(candidate.model_fields[part].annotation)
+            ]
+            document = document.get(part) if isinstance(document, dict) else None
         if isinstance(document, dict):
             found = [model for model in found if _chosen(model, document)] or found
     return found
@@ -212,13 +218,24 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for argument in get_args(annotation) for model in _models_in(argument)]
 
 
+_CHOOSERS = ("source", "loss", "kind")
+"""Keys whose value says which class a section is."""
+_KIND_KEYS = ("ensemble", "model", "file", "family")
+"""Keys whose presence says which kind of model a section describes."""
+
+
+def _tags(model: type[BaseModel], chooser: str) -> tuple[str, ...]:
+    """The values of the choosing key that mean this class."""
+    return get_args(model.model_fields[chooser].annotation) if chooser in model.model_fields else ()
+
+
 def _chosen(model: type[BaseModel], given: dict[str, Any]) -> bool:
     """Whether the given keys select this branch of a union."""
-    if "source" in model.model_fields:
-        return given.get("source") in get_args(model.model_fields["source"].annotation)
-    if "family" in model.model_fields or "model" in model.model_fields:
-        return ("model" in given) == ("model" in model.model_fields)
-    return True
+    for chooser in _CHOOSERS:
+        if chooser in model.model_fields:
+            return given.get(chooser) in _tags(model, chooser)
+    own = next((key for key in _KIND_KEYS if key in model.model_fields), None)
+    return own is None or own == next((key for key in _KIND_KEYS if key in given), "family")
 
 
 def _keys_at(section: type[BaseModel], location: tuple[str | int, ...], document: dict[str, Any]) -> set[str]:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LIST = "stage.json"
+RESUME = ".resume"
+"""Folder in a stage's working folder that outlives a kill: what is needed to go on, in the same stage and key."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,13 @@ class Run:
         return Stage(name, key, folder, _listing_digest(listing))
 
     def _make(self, name: str, folder: Path, make: Callable[[Path], None]) -> dict[str, str]:
-        work = self.root / "stages" / f".making-{name}"
+        work = self.root / "stages" / f".making-{name}-{folder.name}"
         with storage_errors(self.root):
-            shutil.rmtree(work, ignore_errors=True)
-            work.mkdir(parents=True)
+            for unfinished in (self.root / "stages").glob(f".making-{name}-*"):
+                _clear(unfinished, keep=RESUME if unfinished == work else "")
+            work.mkdir(parents=True, exist_ok=True)
             make(work)
+            shutil.rmtree(work / RESUME, ignore_errors=True)
             if _is_full(self.root):  # libraries may have written half a file without a word
                 raise OSError(errno.ENOSPC, "no free space left after writing", str(work))
             listing = {
@@ -265,6 +269,15 @@ def _same(source: Path, target: Path) -> bool:
         }
 
     return target.is_dir() and listing(source) == listing(target)
+
+
+def _clear(folder: Path, keep: str) -> None:
+    """Remove what a killed stage left, but for what lets it go on."""
+    for path in folder.iterdir():
+        if path.name != keep:
+            _remove(path)
+    if not keep:
+        folder.rmdir()
 
 
 def _remove(path: Path) -> None:

@@ -5,8 +5,9 @@ Heavy libraries are imported inside, so that a run that reuses everything import
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+import shutil
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,9 +15,9 @@ from edgedistill import bundle as release
 from edgedistill.errors import DataError
 from edgedistill.gate import judge, verdict_json
 from edgedistill.plugins import load_device, load_exporter
-from edgedistill.recipe import Recipe, recipe_sha256
+from edgedistill.recipe import Assistants, EnsembleTeacher, FileTeacher, Recipe, recipe_sha256
 from edgedistill.report.build import build, package_versions
-from edgedistill.runs import Run, Stage, require_space
+from edgedistill.runs import RESUME, Run, Stage, require_space
 from edgedistill.stored import (
     Files,
     artifact_json,
@@ -31,54 +32,17 @@ from edgedistill.stored import (
 from edgedistill.types import Array, Json, Precision
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import nn
 
     from edgedistill.data.splits import Data
-    from edgedistill.distillation.trainer import Epoch, Loss
-    from edgedistill.recipe import Train
+    from edgedistill.distillation.jobs import Job
+    from edgedistill.watch import Watch
 
 _MARGIN_BYTES = 2**20
 """What a converter may write besides the weights: graph, scratch files, its log."""
-
-
-class Watch(Protocol):
-    """Where progress goes."""
-
-    def stage(self, name: str, state: str) -> None:
-        """A stage is `running`, `ran`, `reused`."""
-        ...
-
-    def epoch(self, title: str, epoch: Epoch, epochs: int) -> None:
-        """An epoch of a training ended."""
-        ...
-
-    def step(self, title: str, done: int, total: int) -> None:
-        """A step of a longer stage begins."""
-        ...
-
-    def captured(self, log: Path) -> AbstractContextManager[None]:
-        """What third-party libraries print goes into the log."""
-        ...
-
-
-class Silent:
-    """No progress at all."""
-
-    def stage(self, name: str, state: str) -> None:
-        """Say nothing."""
-
-    def epoch(self, title: str, epoch: Epoch, epochs: int) -> None:
-        """Say nothing."""
-
-    def step(self, title: str, done: int, total: int) -> None:
-        """Say nothing."""
-
-    def captured(self, log: Path) -> AbstractContextManager[None]:  # noqa: ARG002 - the protocol's name
-        """Let libraries print."""
-        return nullcontext()
 
 
 class Stages:
@@ -92,27 +56,21 @@ class Stages:
 
     def data(self, out: Path) -> None:
         """The splits, checked and normalised."""
-        from edgedistill.data.sources import load_source
+        from edgedistill.data.sources import load_source, load_unlabelled
         from edgedistill.data.splits import prepare, save
 
         source = self.recipe.data
-        raw = load_source(source, self.beside)
-        save(prepare(raw, source.normalize, source.evaluation_fraction, self.recipe.seed), out)
+        raw, more = load_source(source, self.beside), load_unlabelled(source, self.beside)
+        save(prepare(raw, source.normalize, source.evaluation_fraction, self.recipe.seed, more), out)
 
     def teacher(self, data_stage: Stage, out: Path) -> None:
-        """Built, its checkpoint loaded, trained if the recipe says so; run once over both splits."""
-        import torch
+        """Built, its checkpoint loaded, trained if the recipe says so; run once over the evaluation split."""
+        from edgedistill.distillation.jobs import train_teacher
+        from edgedistill.teachers.build import build_teacher
 
-        from edgedistill.teachers.module import signals
-
-        data, spec = load_data(data_stage), self.recipe.teacher
-        module = self._built(spec, data)
-        if spec.train is not None:
-            cross_entropy = torch.nn.functional.cross_entropy
-            labels = torch.tensor(np.asarray(data.train_labels))
-            self._fit("teacher", module, data, lambda logits, rows: cross_entropy(logits, labels[rows]), spec.train)
-        keep(module, "teacher", data, out)
-        np.save(out / "train_logits.npy", signals(module, data.train_inputs).logits.numpy())
+        data = load_data(data_stage)
+        build_teacher(self.recipe.teacher, data, self.beside, self.recipe.seed, out)  # writes what black boxes need
+        self._train(train_teacher, self._job(data_stage, out, out), lambda module: keep(module, "teacher", data, out))
 
     def student(self, data_stage: Stage, out: Path) -> None:
         """The student as it starts: seeded initial weights, or its checkpoint."""
@@ -123,29 +81,24 @@ class Stages:
         save_weights(module, out / "initial.safetensors")
         save_facts(facts(module, data.sample_shape), out / "facts.json")
 
-    def distill(self, data_stage: Stage, teacher: Stage, student: Stage, out: Path) -> None:
-        """The student on soft targets and labels; the baseline on labels alone, same start and budget."""
-        import torch
+    def cache(self, data_stage: Stage, teacher: Stage, out: Path) -> None:
+        """The teacher's answers, where keeping them pays."""
+        from edgedistill.distillation.jobs import build_cache
 
-        from edgedistill.distillation.losses.response import distillation_loss
+        found = build_cache(self._job(data_stage, teacher.path, out), out, self.watch)
+        write_json(asdict(found), out / "plan.json")
 
-        data, settings = load_data(data_stage), self.recipe.distill
-        soft = torch.tensor(np.load(teacher.path / "train_logits.npy", allow_pickle=False))
-        labels = torch.tensor(np.asarray(data.train_labels))
+    def distill(self, data_stage: Stage, teacher: Stage, student: Stage, cache: Stage, out: Path) -> None:
+        """The students by the recipe's scheme; the baselines on labels alone, same starts and budget."""
+        from edgedistill.distillation.jobs import train_students
 
-        def learn_both(logits: Tensor, rows: Tensor) -> Tensor:
-            return distillation_loss(
-                logits, soft[rows], labels[rows], temperature=settings.temperature, alpha=settings.alpha
-            )
-
-        def learn_labels(logits: Tensor, rows: Tensor) -> Tensor:
-            return torch.nn.functional.cross_entropy(logits, labels[rows])
-
-        losses = {"student": learn_both} | ({"student-labels-only": learn_labels} if settings.baseline else {})
-        for name, loss in losses.items():
-            module = self._restored(self.recipe.student, data, student.path / "initial.safetensors")
-            self._fit(name, module, data, loss, settings)
-            keep(module, name, data, out)
+        data = load_data(data_stage)
+        job = self._job(data_stage, teacher.path, out)
+        kept = cache.path if read_json(cache.path / "plan.json")["use"] else None
+        self._train(
+            train_students, replace(job, student=student.path, cache=kept),
+            lambda module, name: keep(module, name, data, out),
+        )  # fmt: skip
 
     def export(self, data_stage: Stage, teacher: Stage, distilled: Stage, out: Path) -> None:
         """fp32, every format: the student, and the teacher beside it."""
@@ -153,7 +106,7 @@ class Stages:
 
         data = load_data(data_stage)
         models = {
-            "teacher": self._restored(self.recipe.teacher, data, teacher.path / "teacher.safetensors"),
+            "teacher": self._teacher(data, teacher),
             "student": self._restored(self.recipe.student, data, distilled.path / "student.safetensors"),
         }
         artifacts = []
@@ -302,6 +255,11 @@ class Stages:
 
         return model_key(spec, self.beside)
 
+    def assistant_keys(self) -> list[Json]:
+        """What the models between teacher and student depend on."""
+        scheme = self.recipe.distill.scheme
+        return [self.model_key(spec) for spec in scheme.chain] if isinstance(scheme, Assistants) else []
+
     def _built(self, spec: Any, data: Data) -> nn.Module:
         from edgedistill.students.build import build as build_model
 
@@ -314,20 +272,31 @@ class Stages:
         load_checkpoint(module, weights)
         return module.eval()
 
-    def _fit(self, name: str, module: nn.Module, data: Data, loss: Loss, settings: Train) -> None:
-        import torch
+    def _teacher(self, data: Data, teacher: Stage) -> nn.Module:
+        from edgedistill.students.build import load_checkpoint
+        from edgedistill.teachers.build import build_teacher
 
-        from edgedistill.distillation.trainer import deterministic, fit
+        spec, seed = self.recipe.teacher, self.recipe.seed
+        module = build_teacher(spec, data, self.beside, seed, teacher.path, restored=True)
+        load_checkpoint(module, teacher.path / "teacher.safetensors")
+        return module.eval()
 
-        inputs, labels = (
-            torch.tensor(np.asarray(data.train_inputs)),
-            torch.tensor(np.asarray(data.train_labels)),
-        )
-        with deterministic(self.recipe.seed, self.recipe.threads):
-            fit(
-                module, inputs, labels, loss, settings, self.recipe.seed,
-                lambda epoch: self.watch.epoch(name, epoch, settings.epochs),
-            )  # fmt: skip
+    def _job(self, data_stage: Stage, teacher: Path, out: Path) -> Job:
+        from edgedistill.distillation.jobs import Job
+
+        return Job(self.recipe, self.beside.resolve(), data_stage.path, teacher, out / RESUME)
+
+    def _train(self, work: Callable[..., Any], job: Job, keep_trained: Callable[..., None]) -> None:
+        """Do a job here, and in the other processes if the recipe or torchrun wants several."""
+        from edgedistill.distillation.distributed import share, together
+
+        with together(devices_of(self.recipe)):
+            share((work, (job,)))
+            work(job, keep_trained, self.watch)
+        for logs in sorted(job.resume.glob("*/logs")):
+            target = self.run.root / "logs" / "training" / logs.parent.name
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(logs, target)
 
     def _steps(self, items: list[Any], text: str, *, unpack: bool = True) -> Any:
         for number, item in enumerate(items):
@@ -370,3 +339,10 @@ class Stages:
             }
         )
         return package_versions(names)
+
+
+def devices_of(recipe: Recipe) -> int:
+    """Most processes that any training of the recipe asks for."""
+    teachers = recipe.teacher.ensemble if isinstance(recipe.teacher, EnsembleTeacher) else [recipe.teacher]
+    trains = [t.train for t in teachers if not isinstance(t, FileTeacher) and t.train is not None]
+    return max(train.devices for train in [recipe.distill, *trains])

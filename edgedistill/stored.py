@@ -50,11 +50,11 @@ def keep(module: nn.Module, name: str, data: Data, out: Path) -> None:
     """Weights, facts, and the logits and quality over the evaluation split."""
     from edgedistill.students.build import facts, save_facts, save_weights
     from edgedistill.tasks.classification import quality
-    from edgedistill.teachers.module import signals
+    from edgedistill.teachers.module import logits_of
 
     save_weights(module, out / f"{name}.safetensors")
     save_facts(facts(module, data.sample_shape), out / "facts.json")
-    logits = signals(module, data.eval_inputs).logits.numpy()
+    logits = logits_of(module, data.eval_inputs).numpy()
     np.save(out / f"{name}.eval_logits.npy", logits)
     write_json(quality(logits, np.asarray(data.eval_labels)), out / f"{name}.quality.json")
 

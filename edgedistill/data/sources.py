@@ -62,7 +62,22 @@ def source_key(source: Source, beside: Path) -> Json:
             key["files"] = [file_sha256(_existing_file(beside / p, "data.depends")) for p in source.depends]
         case DigitsData():
             pass
+    if source.unlabelled is not None:
+        key["unlabelled"] = file_sha256(_existing_file(beside / source.unlabelled, "data.unlabelled"))
     return key
+
+
+def load_unlabelled(source: Source, beside: Path) -> Array | None:
+    """The further samples without labels, if the recipe names a file of them.
+
+    Raises:
+        DataError: missing, unreadable, or not numbers.
+    """
+    if source.unlabelled is None:
+        return None
+    path = beside / source.unlabelled
+    layout = source.layout if isinstance(source, NpzData) else "auto"
+    return as_images(read_npz_array(path, "x"), layout, f"{path}, array x")
 
 
 def load_source(source: Source, beside: Path) -> Raw:

@@ -40,8 +40,16 @@ class Data:
         return tuple(int(d) for d in self.train_inputs.shape[1:])
 
 
-def prepare(raw: Raw, normalize: Literal["auto", "none"] | Normalize, evaluation_fraction: float, seed: int) -> Data:
-    """Split and normalise. Statistics are those of the training split alone.
+def prepare(
+    raw: Raw,
+    normalize: Literal["auto", "none"] | Normalize,
+    evaluation_fraction: float,
+    seed: int,
+    unlabelled: Array | None = None,
+) -> Data:
+    """Split and normalise. Statistics are those of the labelled training split alone.
+
+    Unlabelled samples (raw) come after the training split, with the label -1.
 
     Raises:
         DataError: a class has too few samples to stand in both splits, or the normalisation does not fit.
@@ -58,9 +66,21 @@ def prepare(raw: Raw, normalize: Literal["auto", "none"] | Normalize, evaluation
         )
     names = raw.class_names or tuple(str(n) for n in range(count))
     normalization = _normalization(train, normalize, raw.unit)
+    inputs, labels = apply(normalization, train.inputs), train.labels.astype(np.int64)
+    if unlabelled is not None:
+        if unlabelled.shape[1:] != train.inputs.shape[1:] or not np.isfinite(unlabelled).all():
+            raise DataError(
+                "the unlabelled samples do not fit the others",
+                where="data.unlabelled, array x",
+                expected=f"finite samples of shape {train.inputs.shape[1:]}, as in {train.where}",
+                got=f"{len(unlabelled)} samples of shape {unlabelled.shape[1:]}",
+                fix="bring them to the same shape, and clean or drop those with NaN",
+            )
+        inputs = np.concatenate([inputs, apply(normalization, unlabelled)])
+        labels = np.concatenate([labels, np.full(len(unlabelled), -1, dtype=np.int64)])
     return Data(
-        apply(normalization, train.inputs),
-        train.labels.astype(np.int64),
+        inputs,
+        labels,
         apply(normalization, evaluation.inputs),
         evaluation.labels.astype(np.int64),
         names,

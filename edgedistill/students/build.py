@@ -35,6 +35,17 @@ def build(spec: Model, sample_shape: tuple[int, ...], classes: int, beside: Path
     Raises:
         ModelError: it cannot be built, its checkpoint does not fit, or its output is no (batch, classes) tensor.
     """
+    module = construct(spec, sample_shape, classes, beside, seed)
+    check_output(module, spec.model if isinstance(spec, ImportedModel) else "convnet", sample_shape, classes)
+    return module
+
+
+def construct(spec: Model, sample_shape: tuple[int, ...], classes: int, beside: Path, seed: int) -> nn.Module:
+    """The module with seeded initial weights, its checkpoint loaded, in eval mode.
+
+    Raises:
+        ModelError: it cannot be built, or its checkpoint does not fit.
+    """
     torch.manual_seed(seed)
     match spec:
         case ConvnetModel():
@@ -53,9 +64,7 @@ def build(spec: Model, sample_shape: tuple[int, ...], classes: int, beside: Path
         )
     if spec.checkpoint is not None:
         load_checkpoint(module, checkpoint_path(spec, beside))
-    module.eval()
-    check_output(module, name, sample_shape, classes)
-    return module
+    return module.eval()
 
 
 def check_output(module: nn.Module, name: str, sample_shape: tuple[int, ...], classes: int) -> None:
@@ -67,6 +76,8 @@ def check_output(module: nn.Module, name: str, sample_shape: tuple[int, ...], cl
     try:
         with torch.no_grad():
             output: Any = module(torch.zeros(2, *sample_shape))
+    except ModelError:
+        raise
     except Exception as error:
         raise ModelError(
             f"{name} does not take this data: {error}",

@@ -1,0 +1,31 @@
+"""Checkpoints of a training: written whole or not at all, read without unpickling."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def save_checkpoint(document: dict[str, Any], path: Path) -> None:
+    """Write tensors and plain values to a temporary name, flush to disk, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("wb") as stream:
+        torch.save(document, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """What `save_checkpoint` wrote; None if the file is damaged: the training then starts again."""
+    try:
+        document = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # noqa: BLE001 - a damaged file makes the reader raise anything
+        return None
+    return document if isinstance(document, dict) else None
