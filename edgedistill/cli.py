@@ -247,6 +247,39 @@ def benchmark(
     return 0 if all(m["valid"] for m in measurements) else 3
 
 
+@app.command()
+def layers(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A recipe (both its models), package.module:function, or a .pt2 file."),
+    ],
+    overrides: Overrides = None,
+    shape: Annotated[
+        str | None, typer.Option("--input", help="Shape of one sample where there is no recipe, such as 3,32,32.")
+    ] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,  # noqa: ARG001 - read in main
+) -> int:
+    """Print a model's layers with their shapes: the names that an objective's terms listen to."""
+    from edgedistill.listing import list_layers
+
+    try:
+        input_shape = tuple(int(part) for part in shape.split(",")) if shape is not None else None
+    except ValueError:
+        raise UsageError(
+            f"--input {shape!r} is no shape", where="--input", expected="whole numbers such as 3,32,32", got=repr(shape)
+        ) from None
+    found = list_layers(model, overrides or [], input_shape)
+    if as_json:
+        _emit({"models": [listing.to_json() for listing in found]})
+    else:
+        from edgedistill.report.terminal import show_layers
+
+        for listing in found:
+            show_layers(listing.to_json(), _console())
+    return 0
+
+
 @devices_app.command("list")
 def devices_list(
     as_json: AsJson = False,
@@ -360,10 +393,20 @@ def plugins(
     return 0
 
 
+def _follow() -> int:
+    """One of torchrun's further processes: it trains when the first one says so."""
+    from edgedistill.distillation.distributed import follow
+
+    follow()
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one return per kind of outcome
     """Run a command and turn every outcome into an exit code; the console script's entry."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json, debug = "--json" in arguments, "--debug" in arguments
+    if int(os.environ.get("RANK", "0")) > 0 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return _follow()
     with _Stdout(as_json):
         try:
             return int(app(arguments, standalone_mode=False, prog_name="edgedistill") or 0)

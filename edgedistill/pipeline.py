@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import suppress
+import os
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from edgedistill.types import Json, Precision, Verdict, file_sha256
 from edgedistill.watch import Silent, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 STAGES = (
     "data", "teacher", "student", "cache", "distill", "export", "quantize", "parity", "benchmark", "report", "gate",
@@ -68,11 +69,23 @@ def compress(
         )
     check(recipe, beside)
     watch = watch or Silent()
-    with open_run(run_dir, watch.stage) as run:
+    with _connected(), open_run(run_dir, watch.stage) as run:
         path = _Path(recipe, beside, run, watch, until)
         with suppress(_Reached):
             path.walk()
     return Outcome(run_dir, run.stages_json(), path.report, path.verdict)
+
+
+@contextmanager
+def _connected() -> Iterator[None]:
+    """Where torchrun started several of us, the others train when this one says so."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    from edgedistill.distillation.distributed import together
+
+    with together(1):
+        yield
 
 
 class _Reached(Exception):  # noqa: N818 - not an error: the last wanted stage is done
@@ -217,27 +230,34 @@ def calibration_digest(recipe: Recipe, beside: Path) -> str | None:
 def cache_key(settings: Distill) -> Json:
     """What the teacher's kept answers depend on in the recipe's training section."""
     scheme = settings.scheme
-    phases = [phase.epochs for phase in scheme.phases] if isinstance(scheme, MultiStage) else [settings.epochs]
-    views = settings.augment.views if settings.augment else 1
+    phases = scheme.phases if isinstance(scheme, MultiStage) else ()
+    epochs = [phase.epochs for phase in phases] or [settings.epochs]
+    objectives = [phase.objective for phase in phases] or [settings.terms]
+    views = 1 if settings.augment is None else settings.augment.views or max(epochs)
     return {
-        "objective": [t.model_dump(mode="json", exclude={"weight", "schedule"}) for t in settings.terms],
+        "signals": [
+            [term.model_dump(mode="json", exclude={"weight", "schedule"}) for term in terms] for terms in objectives
+        ],
         "scheme": scheme.kind,
-        "phases": [[t.model_dump(mode="json") for t in p.objective] for p in scheme.phases] if phases[1:] else [],
         "cache": settings.cache,
         "augment": settings.augment,
         "batch_size": settings.batch_size,
-        "passes": min(settings.seeds * sum(phases), (views or max(phases)) + 1),
-        "views": min(max(phases), views or max(phases)),
+        "views": min(views, max(epochs)),
+        "pays": settings.seeds * sum(epochs) > min(views, max(epochs)),
     }
 
 
 def _code_digest() -> str:
     """Digest of all our source, plug-ins included: a change anywhere makes every stage again."""
-    folders = {Path(edgedistill.__file__).parent}
-    for shelf in ("exporters", "devices", "benchmarks"):
-        folders |= {Path(find_plugin(shelf, name).__file__).parent for name in plugin_names(shelf)}
+    core = Path(edgedistill.__file__).parent
+    shelves = {
+        Path(find_plugin(shelf, name).__file__).parent
+        for shelf in ("exporters", "devices", "benchmarks")
+        for name in plugin_names(shelf)
+    }
+    files = [(core, path) for path in core.rglob("*")] + [(shelf, p) for shelf in shelves for p in shelf.glob("*.py")]
     digest = hashlib.sha256()
-    for folder in sorted(folders):
-        for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".html")):
+    for folder, path in sorted(files):
+        if path.suffix in (".py", ".html"):
             digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from edgedistill.data.splits import Data
     from edgedistill.distillation.jobs import Job
+    from edgedistill.teachers.build import Teacher
     from edgedistill.watch import Watch
 
 _MARGIN_BYTES = 2**20
@@ -95,18 +96,23 @@ class Stages:
         data = load_data(data_stage)
         job = self._job(data_stage, teacher.path, out)
         kept = cache.path if read_json(cache.path / "plan.json")["use"] else None
-        self._train(
+        unchanged = self._train(
             train_students, replace(job, student=student.path, cache=kept),
             lambda module, name: keep(module, name, data, out),
         )  # fmt: skip
+        write_json({"teacher_sha256_before_and_after": unchanged}, out / "teacher.json")
 
     def export(self, data_stage: Stage, teacher: Stage, distilled: Stage, out: Path) -> None:
         """fp32, every format: the student, and the teacher beside it."""
         from edgedistill.students.build import signature
+        from edgedistill.teachers.build import black_boxes
 
         data = load_data(data_stage)
-        models = {
-            "teacher": self._teacher(data, teacher),
+        taught_by = self._teacher(data, teacher)
+        hidden = black_boxes(taught_by)
+        if hidden:
+            self.watch.note(f"the teacher is not exported: {', '.join(hidden)} is a black box")
+        models = ({} if hidden else {"teacher": taught_by}) | {
             "student": self._restored(self.recipe.student, data, distilled.path / "student.safetensors"),
         }
         artifacts = []
@@ -272,31 +278,32 @@ class Stages:
         load_checkpoint(module, weights)
         return module.eval()
 
-    def _teacher(self, data: Data, teacher: Stage) -> nn.Module:
+    def _teacher(self, data: Data, teacher: Stage) -> Teacher:
         from edgedistill.students.build import load_checkpoint
         from edgedistill.teachers.build import build_teacher
 
         spec, seed = self.recipe.teacher, self.recipe.seed
         module = build_teacher(spec, data, self.beside, seed, teacher.path, restored=True)
         load_checkpoint(module, teacher.path / "teacher.safetensors")
-        return module.eval()
+        return module
 
     def _job(self, data_stage: Stage, teacher: Path, out: Path) -> Job:
         from edgedistill.distillation.jobs import Job
 
         return Job(self.recipe, self.beside.resolve(), data_stage.path, teacher, out / RESUME)
 
-    def _train(self, work: Callable[..., Any], job: Job, keep_trained: Callable[..., None]) -> None:
-        """Do a job here, and in the other processes if the recipe or torchrun wants several."""
+    def _train(self, work: Callable[..., Any], job: Job, keep_trained: Callable[..., None]) -> Any:
+        """Do a job here, and in the other processes if the recipe or torchrun wants several; what it returns."""
         from edgedistill.distillation.distributed import share, together
 
         with together(devices_of(self.recipe)):
             share((work, (job,)))
-            work(job, keep_trained, self.watch)
+            result = work(job, keep_trained, self.watch)
         for logs in sorted(job.resume.glob("*/logs")):
             target = self.run.root / "logs" / "training" / logs.parent.name
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(logs, target)
+        return result
 
     def _steps(self, items: list[Any], text: str, *, unpack: bool = True) -> Any:
         for number, item in enumerate(items):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,7 +63,12 @@ def keep(module: nn.Module, name: str, data: Data, out: Path) -> None:
 def model_json(name: str, role: str, trained: Stage, described: Stage) -> Json:
     """A torch model as the report lists it."""
     facts = read_json(described.path / "facts.json")
-    return {"id": name, "role": role, **facts, "quality": read_json(trained.path / f"{name}.quality.json")}
+    document = {"id": name, "role": role, **facts, "quality": read_json(trained.path / f"{name}.quality.json")}
+    others = [read_json(path)["value"] for path in sorted(trained.path.glob(f"{name}.seed-*.quality.json"))]
+    if others:
+        values = [document["quality"]["value"], *others]
+        document["seeds"] = {"n": len(values), "values": values, "mean": mean(values), "std": stdev(values)}
+    return document
 
 
 def write_artifacts(artifacts: list[Artifact], out: Path) -> None:

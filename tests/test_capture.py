@@ -223,7 +223,7 @@ def test_the_pre_activation_of_nested_blocks_is_the_input_of_their_last_activati
 
 @pytest.mark.parametrize("block", [Gate(), Overwritten(nn.Linear(4, 4), nn.ReLU())])
 def test_a_block_that_does_not_return_its_last_activation_has_no_pre_activation(block: nn.Module) -> None:
-    net = nn.Sequential(OrderedDict(block=block))
+    net = nn.Sequential(OrderedDict(block=block, block2=nn.ReLU()))
     with pytest.raises(ModelError, match="does not return the result of an activation") as caught:
         Captured(net, {"pre": ("block", "pre_activation")}, torch.ones(2, 4))
     assert caught.value.expected in ("'block.sigmoid'", "'block.1'")

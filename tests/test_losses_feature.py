@@ -325,6 +325,12 @@ def test_a_student_beyond_the_margin_on_the_teachers_side_costs_nothing() -> Non
     assert feature.activation_boundary(teacher.sign() * 0.5, teacher).item() == pytest.approx(5 * 6 * 6 * 0.25)
 
 
+def test_a_teacher_at_zero_is_not_active() -> None:
+    zero = torch.zeros(1, 1)
+    assert feature.activation_boundary(torch.ones(1, 1), zero) == 4
+    assert feature.activation_boundary(-torch.ones(1, 1), zero) == 0
+
+
 def test_overhaul_forgives_what_the_teachers_relu_would_hide() -> None:
     def cost(student: float, teacher: float) -> float:
         margin = torch.tensor([-1.0])
@@ -527,3 +533,10 @@ def test_selectivity_costs_at_most_a_fifth_of_the_textbook_in_time_and_memory() 
             spent.append(time.process_time() - start)
     textbook_seconds, our_seconds = map(statistics.median, seconds)
     assert textbook_seconds > 5 * our_seconds
+
+
+@pytest.mark.parametrize(("shape", "pairs_of"), [((4, 4, 32, 32), 32 * 32), ((4, 128, 4, 4), 128)])
+def test_selectivity_builds_the_smaller_matrix(shape: tuple[int, ...], pairs_of: int) -> None:
+    student, teacher = _maps(1, shape, torch.float32), _maps(2, shape, torch.float32)
+    larger = 4 * len(student) * pairs_of**2
+    assert _peak_bytes(functools.partial(feature.neuron_selectivity, student, teacher)) < larger

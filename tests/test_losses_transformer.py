@@ -242,6 +242,12 @@ def test_scores_that_say_masked_count_as_0() -> None:
         assert gradient[..., :3].abs().min() > 0
 
 
+def test_a_score_of_minus_100_already_says_masked() -> None:
+    found, gradient = _gradient(tinybert_attention, torch.full(SCORES, -100.0), torch.full(SCORES, 2.0))
+    assert found == 4
+    assert gradient.abs().max() == 0
+
+
 def test_negative_scores_above_minus_100_are_scores() -> None:
     student, teacher = torch.full(SCORES, -99.9), torch.full(SCORES, -1.0)
     assert tinybert_attention(student, teacher).item() == pytest.approx(98.9**2, rel=1e-5)

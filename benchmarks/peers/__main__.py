@@ -35,8 +35,8 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7, help="times that every subject runs (default %(default)s)")
-    parser.add_argument("--steps", type=int, default=20, help="training steps per run (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="times that every subject runs (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=40, help="training steps per run (default %(default)s)")
     parser.add_argument("--batch", type=int, default=64, help="samples per step (default %(default)s)")
     parser.add_argument("--docs", type=Path, default=environment.ROOT / "docs", help="folder for table and chart")
     return parser

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from benchmarks.peers.measure import Sample
 
-SAME_STUDENT = 1e-2
+SAME_STUDENT = 1e-3
 """Largest difference between students of one objective, relative to their logits: rounding, grown over the steps."""
 
 

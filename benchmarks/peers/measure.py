@@ -64,14 +64,16 @@ def in_fresh_process(python: Path, subject: str, number: int, setting: Setting) 
 
 def run(key: str, steps: int, batch: int) -> dict[str, object]:
     """Measure in this process: a short training to warm up, then a new student, timed from its first step."""
+    from benchmarks.peers.subjects import subject
+
+    prepare = subject(key).prepare  # before torch, which takes seconds to import
+
     import torch
 
-    from benchmarks.peers.subjects import subject
     from benchmarks.peers.task import cifar_sized
 
     torch.set_num_threads(1)
     task = cifar_sized(steps, batch)
-    prepare = subject(key).prepare
     prepare(task.head(_WARM_UP_STEPS))()
     train = prepare(task)
     start = time.process_time()

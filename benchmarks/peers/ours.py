@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from benchmarks.peers.task import ALPHA, LEARNING_RATE, MOMENTUM, TEMPERATURE, WEIGHT_DECAY
+from edgedistill.distillation.cache import CachedTeacher, write_cache
 from edgedistill.distillation.learners import Student
 from edgedistill.distillation.objective import Objective, Sides, wanted
 from edgedistill.distillation.trainer import Lesson, deterministic, epoch_batches, fit
-from edgedistill.recipe import CrossEntropy, SoftTargets, Train
+from edgedistill.recipe import Cache, CrossEntropy, SoftTargets, Train
 from edgedistill.teachers.answers import LOGITS, LiveTeacher
 from edgedistill.teachers.module import Adapted
 
@@ -22,8 +26,6 @@ if TYPE_CHECKING:
     from benchmarks.peers.task import Task
     from edgedistill.distillation.trainer import Answers
     from edgedistill.recipe import Term
-    from edgedistill.teachers.answers import Signals
-    from edgedistill.types import Array
 
 _SEED = 0
 _LABELS: list[Term] = [CrossEntropy(loss="cross_entropy")]
@@ -35,35 +37,43 @@ _TAUGHT: list[Term] = [
 
 def labels_only(task: Task) -> Callable[[], nn.Module]:
     """The student alone, on the labels."""
-    return _training(task, _LABELS, None)
+    return _training(task, _LABELS, None, _folder())
 
 
 def cached(task: Task) -> Callable[[], nn.Module]:
-    """The teacher's logits come from the cache, filled before the clock started."""
-    live, (inputs, _) = _live(task), _stored(task)
-    parts = torch.split(torch.arange(len(inputs)), task.batch)
-    kept = torch.cat([live(part.numpy(), 0, inputs[part])[LOGITS] for part in parts])
-
-    def answers(rows: Array, view: int, inputs: Tensor) -> Signals:  # noqa: ARG001 - what a live teacher would need
-        return {LOGITS: kept[torch.from_numpy(rows)]}
-
-    return _training(task, _TAUGHT, answers)
+    """The teacher's logits come from the cache on disk, written before the clock started."""
+    folder, live = _folder(), _live(task)
+    inputs, _ = _stored(task)
+    shapes = live.shapes(task.classes)
+    write_cache(folder, live, shapes, inputs, Cache(), _settings(task), _SEED, lambda _done, _total: None)
+    return _training(task, _TAUGHT, CachedTeacher(folder), folder)
 
 
 def online(task: Task) -> Callable[[], nn.Module]:
     """The teacher runs on every batch."""
-    return _training(task, _TAUGHT, _live(task))
+    return _training(task, _TAUGHT, _live(task), _folder())
 
 
-def _training(task: Task, terms: Sequence[Term], answers: Answers | None) -> Callable[[], nn.Module]:
+def _training(task: Task, terms: Sequence[Term], answers: Answers | None, folder: Path) -> Callable[[], nn.Module]:
+    """A run as a recipe makes it: with checkpoints and logs in a folder, and deterministic kernels alone."""
     student = task.student()
     inputs, labels = _stored(task)
     nobody = torch.arange(0)
     lesson = Lesson(inputs, labels, torch.arange(len(inputs)), nobody, _SEED, answers)
     learner = Student(student, wanted(terms).student, inputs[: task.batch])
-    shapes = {LOGITS: (task.classes,)}
-    objective = Objective(terms, Sides(shapes, shapes, len(inputs), {}), 1, _SEED)
-    settings = Train(
+    logits = {LOGITS: (task.classes,)}
+    objective = Objective(terms, Sides(logits, logits, len(inputs), {}), 1, _SEED)
+
+    def train() -> nn.Module:
+        with deterministic(_SEED, threads=1):
+            fit(learner, objective, lesson, _settings(task), _SEED, folder=folder)
+        return student
+
+    return train
+
+
+def _settings(task: Task) -> Train:
+    return Train(
         epochs=1,
         batch_size=task.batch,
         learning_rate=LEARNING_RATE,
@@ -72,17 +82,17 @@ def _training(task: Task, terms: Sequence[Term], answers: Answers | None) -> Cal
         lr_schedule="constant",
     )
 
-    def train() -> nn.Module:
-        with deterministic(_SEED, threads=1):
-            fit(learner, objective, lesson, settings, _SEED)
-        return student
-
-    return train
-
 
 def _live(task: Task) -> LiveTeacher:
     teacher = Adapted(task.teacher(), affine=None, output=None, name="teacher")
     return LiveTeacher(teacher, wanted(_TAUGHT).teacher, task.inputs[0], task.batch)
+
+
+def _folder() -> Path:
+    """A folder of its own, taken away when the process ends."""
+    made = tempfile.TemporaryDirectory()
+    atexit.register(made.cleanup)
+    return Path(made.name)
 
 
 def _stored(task: Task) -> tuple[Tensor, Tensor]:

@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from benchmarks.peers import by_hand, ours, torchdistill
-from benchmarks.peers.task import Task
-
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
-Prepare = Callable[[Task], Callable[[], "nn.Module"]]
+    from benchmarks.peers.task import Task
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One way to train: its key, its name in table and chart, and which other subject's student it must equal."""
+    """One way to train: its key, its name in table and chart, its function, and whose student it must equal.
+
+    The function is named, not imported: a process loads the code of its own subject alone.
+    """
 
     key: str
     name: str
-    prepare: Prepare
+    function: str
     same_student_as: str
+
+    def prepare(self, task: Task) -> Callable[[], nn.Module]:
+        """Make everything that is made once; the result trains through the task and returns the student."""
+        module, name = self.function.split(".")
+        train: Callable[[], nn.Module] = getattr(import_module(f"benchmarks.peers.{module}"), name)(task)
+        return train
 
 
 SUBJECTS = (
-    Subject("labels", "pure torch, labels only", by_hand.labels_only, "labels"),
-    Subject("ours-labels", "EdgeDistill, labels only", ours.labels_only, "labels"),
-    Subject("cached", "pure torch, cached teacher", by_hand.cached, "online"),
-    Subject("ours-cached", "EdgeDistill, cached teacher", ours.cached, "online"),
-    Subject("online", "pure torch, teacher on every batch", by_hand.online, "online"),
-    Subject("ours-online", "EdgeDistill, teacher on every batch", ours.online, "online"),
-    Subject("torchdistill", "torchdistill, teacher on every batch", torchdistill.online, "online"),
+    Subject("labels", "pure torch, labels only", "by_hand.labels_only", "labels"),
+    Subject("ours-labels", "EdgeDistill, labels only", "ours.labels_only", "labels"),
+    Subject("cached", "pure torch, cached teacher", "by_hand.cached", "online"),
+    Subject("ours-cached", "EdgeDistill, cached teacher", "ours.cached", "online"),
+    Subject("online", "pure torch, teacher on every batch", "by_hand.online", "online"),
+    Subject("ours-online", "EdgeDistill, teacher on every batch", "ours.online", "online"),
+    Subject("torchdistill", "torchdistill, teacher on every batch", "torchdistill.online", "online"),
 )
 LIMIT = "labels"
 """The subject that all others are divided by."""
@@ -40,4 +48,4 @@ LIMIT = "labels"
 
 def subject(key: str) -> Subject:
     """The subject of that key."""
-    return next(s for s in SUBJECTS if s.key == key)
+    return {s.key: s for s in SUBJECTS}[key]

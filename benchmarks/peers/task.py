@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from benchmarks.peers.models import CifarResNet
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from jaxtyping import Float, Int
-    from torch import Tensor, nn
+    from torch import Tensor
 
 TEMPERATURE = 4.0
 ALPHA = 0.9
@@ -49,9 +50,18 @@ class Task:
         return replace(self, inputs=self.inputs[:steps], labels=self.labels[:steps])
 
     def teacher(self) -> nn.Module:
-        """A frozen teacher in evaluation mode: its batch normalisation must not learn."""
+        """A frozen teacher in evaluation mode: its batch normalisation must not learn.
+
+        It is untrained, so its batch statistics are taken from the first batch: without any, its logits would be in
+        the thousands, its answers one-hot, and a wrong temperature would go unseen.
+        """
         torch.manual_seed(1)
-        return self.make_teacher().eval().requires_grad_(requires_grad=False)
+        teacher = self.make_teacher().requires_grad_(requires_grad=False).train()
+        for module in teacher.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = None  # a plain mean over the batches seen
+        teacher(self.inputs[0])
+        return teacher.eval()
 
     def student(self) -> nn.Module:
         """A new student, always with the same weights, in training mode."""

@@ -6,20 +6,20 @@ in any order, in any process and after any crash.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from edgedistill.errors import DataError
-from edgedistill.types import Array
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
     from edgedistill.recipe import Augment
+    from edgedistill.types import Array
 
 _CROP_Y, _CROP_X, _FLIP, _CUT_Y, _CUT_X, _NOISE = range(6)
 """Streams of random numbers, one for each decision."""
@@ -112,13 +112,18 @@ def _uniform(rows: Array, view: int, stream: int, seed: int, element: Array | in
     """Numbers in [0, 1) by hashing where they belong (SplitMix64's mixing function, Steele 2014)."""
     with np.errstate(over="ignore"):  # wrapping around is the arithmetic that is meant
         state = _mix(np.uint64(seed) + np.uint64(0x9E3779B97F4A7C15))
-        for part in (np.asarray(rows).astype(np.uint64), np.uint64(view), np.uint64(stream), np.asarray(element, np.uint64)):
+        for part in (
+            np.asarray(rows).astype(np.uint64),
+            np.uint64(view),
+            np.uint64(stream),
+            np.asarray(element, np.uint64),
+        ):
             state = _mix(state ^ (part + np.uint64(0x9E3779B97F4A7C15)))
     fraction: Array = (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return fraction
 
 
-def _mix(value: Array) -> Array:
+def _mix(value: Any) -> Any:
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from edgedistill.distillation.trainer import Answers
-    from edgedistill.recipe import Augment, Cache, Train
+    from edgedistill.recipe import Cache, Train
     from edgedistill.types import Array, Json
 
 _MARGIN_BYTES = 64 * 2**20
@@ -109,7 +109,7 @@ def write_cache(
     views, samples, size = distinct_views(train.augment, train.epochs), len(inputs), train.batch_size
     stores = [_Store(signal, shape, settings) for signal, shape in shapes.items()]
     arrays = {
-        name: np.lib.format.open_memmap(folder / name, mode="w+", dtype=dtype, shape=(views, samples, *shape))
+        name: _new_array(folder / name, dtype, (views, samples, *shape))
         for number, store in enumerate(stores)
         for name, (dtype, shape) in store.files(number).items()
     }
@@ -122,9 +122,13 @@ def write_cache(
                 for name, values in store.encoded(number, answers[store.signal]).items():
                     arrays[name][view, start : start + size] = values
             on_step(view * samples + int(rows[-1]) + 1, views * samples)
-    for array in arrays.values():
-        array.flush()
+    del arrays  # writes what is still in memory
     _write_index(folder, stores, views, samples)
+
+
+def _new_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> Array:
+    created: Array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)  # type: ignore[no-untyped-call]  # numpy leaves it so
+    return created
 
 
 def _write_index(folder: Path, stores: list[_Store], views: int, samples: int) -> None:
@@ -159,7 +163,9 @@ class CachedTeacher:
     def __call__(self, rows: Array, view: int, inputs: Tensor) -> Signals:  # noqa: ARG002 - what a live teacher needs
         """The signals of a view of some samples, float32."""
         return {
-            store.signal: store.decoded({name: self.arrays[name][view % self.views, rows] for name in store.files(number)}, number)
+            store.signal: store.decoded(
+                {name: self.arrays[name][view % self.views, rows] for name in store.files(number)}, number
+            )
             for number, store in enumerate(self.stores)
         }
 
@@ -180,7 +186,7 @@ class _Store:
         return made
 
     def files(self, number: int) -> dict[str, tuple[Any, tuple[int, ...]]]:
-        """dtype and shape of one sample, by file name."""
+        """Type and shape of one sample, by file name."""
         if not self.format.startswith("top"):
             return {f"{number}.npy": (np.dtype(self.format), self.shape)}
         k = int(self.format[3:])

@@ -11,7 +11,7 @@ import os
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+from torch.distributed import nn as collectives
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from edgedistill.errors import EdgeDistillError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,6 +60,9 @@ def together(devices: int) -> Iterator[None]:
 
     The others wait for work (see `share`) until the end of the block.
     """
+    if dist.is_initialized():
+        yield
+        return
     if started_by_torchrun():
         followers: list[subprocess.Popen[bytes]] = []
     elif devices > 1:
@@ -66,22 +71,34 @@ def together(devices: int) -> Iterator[None]:
         yield
         return
     _connect()
+    told = False  # whether the followers know how it ended
     try:
         yield
+        told = True
+    except EdgeDistillError:
+        told = True  # they met the same error, and wait again
+        raise
     finally:
-        if dist.is_initialized():
-            if sys.exc_info()[0] is None:
-                share(None)
-            dist.destroy_process_group()
+        if told:
+            share(None)
+        dist.destroy_process_group()
         for follower in followers:
-            if sys.exc_info()[0] is not None:
+            if not told:
                 follower.terminate()
             follower.wait()
         for name in _VARIABLES if followers else ():
             os.environ.pop(name, None)
 
 
-_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID")
+_VARIABLES = (
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "WORLD_SIZE",
+    "RANK",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "TORCHELASTIC_RUN_ID",
+)
 
 
 def _start(devices: int) -> list[subprocess.Popen[bytes]]:
@@ -120,9 +137,16 @@ def follow() -> None:
             if box[0] is None:
                 return
             function, arguments = box[0]
-            function(*arguments)
+            with suppress(EdgeDistillError):  # the leader meets the same and tells it
+                function(*arguments)
     finally:
         dist.destroy_process_group()
+
+
+def _total(tensor: Tensor) -> Tensor:
+    """The sum over all processes, with gradients."""
+    summed: Tensor = collectives.all_reduce(tensor)  # type: ignore[no-untyped-call]  # torch leaves it without annotations
+    return summed
 
 
 def own_share(count: int) -> Tensor:
@@ -141,8 +165,7 @@ def whole(part: Tensor, count: int) -> Tensor:
         return part
     positions = own_share(count).to(part.device)
     placed = part.new_zeros((count, *part.shape[1:])).index_copy(0, positions, part)
-    gathered: Tensor = all_reduce(placed)
-    return gathered
+    return _total(placed)
 
 
 @contextmanager
@@ -179,10 +202,10 @@ class GlobalBatchNorm(_BatchNorm):
         axes = [0, *range(2, input.dim())]
         shape = (1, -1) + (1,) * (input.dim() - 2)
         values = input.float()
-        count = all_reduce(values.new_tensor(float(values.numel() // values.shape[1])))
-        mean = all_reduce(values.sum(axes)) / count
+        count = _total(values.new_tensor(float(values.numel() // values.shape[1])))
+        mean = _total(values.sum(axes)) / count
         centred = values - mean.reshape(shape)
-        variance = all_reduce(centred.square().sum(axes)) / count
+        variance = _total(centred.square().sum(axes)) / count
         self._track(mean.detach(), (variance * count / (count - 1)).detach())
         result = centred * (variance + self.eps).rsqrt().reshape(shape)
         if self.weight is not None:

@@ -30,7 +30,7 @@ class TrainingLog:
         self.writer.writerows([row[column] for column in COLUMNS] for row in kept)
         from torch.utils.tensorboard import SummaryWriter
 
-        self.board = SummaryWriter(str(folder), purge_step=resume_step + 1)  # type: ignore[no-untyped-call]  # torch leaves it so
+        self.board = SummaryWriter(str(folder), purge_step=resume_step + 1)
 
     def step(self, step: int, epoch: float, loss: float, rate: float) -> None:
         """A line for an optimiser step; the loss is that of its batches, before the step."""

@@ -20,6 +20,7 @@ from edgedistill.teachers.answers import LOGITS, Signal
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from edgedistill.distillation.capture import Tap
     from edgedistill.distillation.terms import Step
     from edgedistill.recipe import Schedule, Term
 
@@ -46,7 +47,7 @@ def _signals(term: Term) -> tuple[list[Signal], list[Signal]]:
     """A term's own signals, in the order of its layers; without layers, the logits."""
     if isinstance(term, CrossEntropy):
         return [LOGITS], []
-    tap = getattr(term, "capture", "output")
+    tap: Tap = getattr(term, "capture", "output")
     student = [Signal(layer, tap) for layer in getattr(term, "student_layers", [])]
     teacher = [Signal(layer, tap, term.teacher) for layer in getattr(term, "teacher_layers", [])]
     return student or [LOGITS], teacher or [Signal(member=term.teacher)]

@@ -80,7 +80,9 @@ def learn_labels(room: Classroom, name: str, module: nn.Module, settings: Train,
     train(room, name, module, [CrossEntropy(loss="cross_entropy")], None, settings, seed)
 
 
-def distil(room: Classroom, name: str, initial: nn.Module, teacher: Teacher, cache: Path | None, seed: int) -> nn.Module:
+def distil(
+    room: Classroom, name: str, initial: nn.Module, teacher: Teacher, cache: Path | None, seed: int
+) -> nn.Module:
     """Train a student from its initial weights by the recipe's scheme.
 
     Args:
@@ -157,7 +159,10 @@ def _born_again(
     for number in range(scheme.generations - 1):
         child = room.build(room.recipe.student, mixed(seed, number + 1))
         train(room, f"{name}.generation-{number}", child, terms, source, settings, mixed(seed, number + 1))
-        source, terms = Source(Adapted(child, None, None, f"generation {number}").eval()), without_layers(settings.terms)
+        source, terms = (
+            Source(Adapted(child, None, None, f"generation {number}").eval()),
+            without_layers(settings.terms),
+        )
     train(room, name, student, terms, source, settings, seed)
     return student
 
@@ -222,9 +227,7 @@ def train(
 
 
 @contextmanager
-def listening(
-    teacher: Teacher, signals: Sequence[Signal], example: Tensor, batch_size: int
-) -> Iterator[LiveTeacher]:
+def listening(teacher: Teacher, signals: Sequence[Signal], example: Tensor, batch_size: int) -> Iterator[LiveTeacher]:
     """The teacher, frozen, with hooks on what is listened to."""
     with frozen(teacher):
         live = LiveTeacher(teacher, signals, example, batch_size)
@@ -271,7 +274,13 @@ def _batch_norms(live: LiveTeacher | None) -> dict[Signal, nn.BatchNorm2d]:
 
 
 def _fit(
-    room: Classroom, name: str, learner: Student | Cohort, objective: nn.Module, lesson: Lesson, settings: Train, seed: int
+    room: Classroom,
+    name: str,
+    learner: Student | Cohort,
+    objective: nn.Module,
+    lesson: Lesson,
+    settings: Train,
+    seed: int,
 ) -> None:
     def told(epoch: Epoch) -> None:
         room.watch.epoch(name, epoch, settings.epochs)
@@ -309,7 +318,7 @@ def _validation(labels: Tensor, fraction: float, seed: int) -> Tensor:
         return torch.zeros(0, dtype=torch.int64)
     generator = torch.Generator().manual_seed(mixed(seed, 1))
     kept = []
-    for label in labels[labels >= 0].unique():
+    for label in torch.unique(labels[labels >= 0]):
         rows = torch.nonzero(labels == label).flatten()
         count = min(len(rows) - 1, max(1, round(fraction * len(rows))))  # every class stays in both
         kept.append(rows[torch.randperm(len(rows), generator=generator)[:count]])

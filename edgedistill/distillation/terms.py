@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from jaxtyping import Int
 
+    from edgedistill.distillation.auxiliaries import Paraphraser, Translator
+
 
 @dataclass(frozen=True)
 class Step:
@@ -104,7 +106,7 @@ class Maps(Pairs):
         values = []
         for own, wanted in zip(self.student, self.teacher, strict=True):
             student, teacher = step.student[own], step.teacher[wanted]
-            size = [min(a, b) for a, b in zip(student.shape[2:], teacher.shape[2:], strict=True)]
+            size = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))
             pooled = [functional.adaptive_avg_pool2d(maps, size) for maps in (student, teacher)]
             values.append(self.loss(*pooled, **self.parameters_of_loss))
         return torch.stack(values).sum()
@@ -114,7 +116,11 @@ class Groups(nn.Module):
     """A loss that takes all student layers, then all teacher layers: FSP, MiniLM."""
 
     def __init__(
-        self, loss: Callable[..., Tensor], parameters: dict[str, Any], student: Sequence[Signal], teacher: Sequence[Signal]
+        self,
+        loss: Callable[..., Tensor],
+        parameters: dict[str, Any],
+        student: Sequence[Signal],
+        teacher: Sequence[Signal],
     ) -> None:
         super().__init__()
         self.loss = loss
@@ -131,7 +137,7 @@ class Groups(nn.Module):
 class Factors(nn.Module):
     """Factor transfer: the student's translated factor follows the teacher's, whose paraphraser learns beside it."""
 
-    def __init__(self, own: Signal, wanted: Signal, paraphraser: nn.Module, translator: nn.Module) -> None:
+    def __init__(self, own: Signal, wanted: Signal, paraphraser: Paraphraser, translator: Translator) -> None:
         super().__init__()
         self.own = own
         self.wanted = wanted
@@ -140,10 +146,10 @@ class Factors(nn.Module):
 
     def forward(self, step: Step) -> Tensor:
         """The factors' distance, and the paraphraser's own reconstruction error, which the student does not feel."""
-        teacher: Any = self.paraphraser
-        factor = self.translator(_resized(step.student[self.own], step.teacher[self.wanted]))
-        wanted = teacher.factor(step.teacher[self.wanted]).detach()
-        return feature.factor_transfer(factor, wanted) + teacher.reconstruction_loss(step.teacher[self.wanted])
+        teacher = step.teacher[self.wanted]
+        factor = self.translator(_resized(step.student[self.own], teacher))
+        wanted = self.paraphraser.factor(teacher).detach()
+        return feature.factor_transfer(factor, wanted) + self.paraphraser.reconstruction_loss(teacher)
 
 
 class Variational(nn.Module):
@@ -233,9 +239,7 @@ class Contrast(nn.Module):
 
     def forward(self, step: Step) -> Tensor:
         """The contrastive loss."""
-        value: Tensor = self.memory(
-            step.student[self.own].flatten(1), step.teacher[self.wanted].flatten(1), step.rows
-        )
+        value: Tensor = self.memory(step.student[self.own].flatten(1), step.teacher[self.wanted].flatten(1), step.rows)
         return value
 
 

@@ -8,7 +8,7 @@ and a training that was killed anywhere ends with the weights of one that was no
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -156,10 +156,10 @@ class _Training:
         self.checkpoint = folder / "checkpoint.pt" if folder is not None else None
         self.fabric = _fabric(settings)
         if settings.channels_last:
-            self.learner.to(memory_format=torch.channels_last)
+            _lay_out(self.learner, torch.channels_last)
         self.objective.to(self.fabric.device)
         self.optimizer = _optimizer([*learner.parameters(), *objective.parameters()], settings)
-        model = torch.compile(self.learner) if settings.compile else self.learner
+        model: Any = torch.compile(self.learner) if settings.compile else self.learner
         self.model, self.stepper = self.fabric.setup(model, self.optimizer)
         self.place = _Place()
         self.average = self._state() if settings.ema is not None else {}
@@ -266,11 +266,12 @@ class _Training:
         name = next((name for name, value in losses.terms.items() if not torch.isfinite(value)), "the weighted sum")
         kept = f"; the last good checkpoint is {self.checkpoint}" if self.checkpoint is not None else ""
         return ModelError(
-            f"the loss became {values.get(name, losses.total.item())}: {name}, step {place.step + 1}, epoch {place.epoch + 1}{kept}",
+            f"the loss became {values.get(name, losses.total.item())}: "
+            f"{name}, step {place.step + 1}, epoch {place.epoch + 1}{kept}",
             where=f"epoch {place.epoch + 1} of {self.settings.epochs}, step {place.step + 1}, term {name}",
             expected="a finite loss",
             got=", ".join(f"{term} {value:g}" for term, value in values.items()),
-            fix="lower the learning rate (learning_rate) or the term's weight, set clip_norm, or check the teacher's outputs",
+            fix="lower learning_rate or the term's weight, set clip_norm, or check the teacher's outputs",
         )
 
     def _close_epoch(self) -> None:
@@ -331,7 +332,8 @@ class _Training:
     def _finish(self) -> None:
         self._save()
         self.learner.load_state_dict(self.best or self._kept())
-        self.learner.to(memory_format=torch.contiguous_format).to("cpu").eval()
+        _lay_out(self.learner, torch.contiguous_format)
+        self.learner.to("cpu").eval()
         self.objective.to("cpu").eval()
         self.log.close()
 
@@ -361,6 +363,12 @@ class _Training:
         self.optimizer.load_state_dict(document["optimizer"])
         self.fabric.strategy.precision.load_state_dict(document["precision"])
         self.average, self.best = document["average"], document["best"]
+
+
+def _lay_out(module: nn.Module, memory_format: torch.memory_format) -> None:
+    """Reorder the memory of all four-dimensional parameters."""
+    convert: Any = module.to  # torch's annotations leave this form out
+    convert(memory_format=memory_format)
 
 
 def _fabric(settings: Train) -> Fabric:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgedistill.report.rows import HEADINGS, percent, rows
+from edgedistill.report.rows import HEADINGS, counted, percent, rows, spread
 
 if TYPE_CHECKING:
     from edgedistill.types import Json
@@ -17,7 +17,7 @@ def render(report: Json, chart_svg: str) -> str:
     from markupsafe import Markup
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["percent"] = percent
+    environment.filters |= {"percent": percent, "counted": counted, "spread": spread}
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     return template.render(
         report=report,

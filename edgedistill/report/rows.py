@@ -61,6 +61,16 @@ def percent(quality: Json) -> str:
     return f"{100 * quality['value']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
+def counted(number: int | None) -> str:
+    """1,234; a black box does not tell."""
+    return f"{number:,}" if number is not None else "unknown"
+
+
+def spread(seeds: Json) -> str:
+    """90.1 +- 0.5 over 3 seeds."""
+    return f"{100 * seeds['mean']:.2f} +- {100 * seeds['std']:.2f} over {seeds['n']} seeds"
+
+
 def _row(measurement: Json, artifact: Json) -> Row:
     latency, memory = measurement["latency_ms"], measurement["memory_bytes"]
     versus: Json = (

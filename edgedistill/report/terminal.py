@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from edgedistill.report.rows import HEADINGS, percent, rows
+from edgedistill.report.rows import HEADINGS, counted, percent, rows, spread
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,8 +38,8 @@ def show(report: Json, console: Console) -> None:
     """Models, the table of artifacts, and the gate with every check that is not a pass."""
     for model in report["models"]:
         console.print(
-            f"{model['id']}: {model['parameters']:,} parameters, {model['macs']:,} MACs, "
-            f"{report['task']['metric']} {percent(model['quality'])} % (n = {model['quality']['n']})",
+            f"{model['id']}: {counted(model['parameters'])} parameters, {counted(model['macs'])} MACs, "
+            f"{report['task']['metric']} {percent(model['quality'])} % (n = {model['quality']['n']}){_spread(model)}",
             highlight=False,
         )
     table = Table(title="measured on this host, batch 1", title_justify="left", header_style="bold")
@@ -85,6 +85,31 @@ def show_measurements(measurements: list[Json], console: Console) -> None:
             f"{m['memory_bytes']['peak'] / 1e6:.1f}", f"{ratio['p50']:.3f}" if ratio else "", "; ".join(m["flags"]),
         )  # fmt: skip
     console.print(table)
+
+
+def _spread(model: Json) -> str:
+    """Mean and deviation over the seeds, where several students were trained."""
+    return f"; {spread(model['seeds'])}" if model.get("seeds") else ""
+
+
+def show_layers(listing: Json, console: Console) -> None:
+    """A model's layers, one a line."""
+    table = Table(title=listing["model"], title_justify="left", header_style="bold")
+    for heading, side in (
+        ("layer", "left"),
+        ("kind", "left"),
+        ("output", "left"),
+        ("parameters", "right"),
+        ("calls", "right"),
+    ):
+        table.add_column(heading, justify="right" if side == "right" else "left", overflow="fold")
+    for layer in listing["layers"]:
+        shape = layer["output_shape"]
+        told = "x".join(map(str, shape)) if shape is not None else ("no tensor" if layer["calls"] else "never called")
+        table.add_row(layer["name"], layer["kind"], told, f"{layer['parameters']:,}", str(layer["calls"]))
+    console.print(table)
+    if listing["note"]:
+        console.print(listing["note"])
 
 
 def show_gate(gate: Json, console: Console) -> None:

@@ -21,12 +21,18 @@ if TYPE_CHECKING:
     from edgedistill.data.splits import Data
 
 
+class BlackBox(nn.Module):
+    """A module whose work is done elsewhere; it tells how many parameters its file holds."""
+
+    file_parameters: int
+
+
 @dataclass(frozen=True)
 class ModelFacts:
-    """Size and work of a torch model: parameters, and MACs of one inference at batch 1."""
+    """Size and work of a model: parameters, and MACs of one inference at batch 1; None where a black box hides them."""
 
     parameters: int
-    macs: int
+    macs: int | None
 
 
 def build(spec: Model, sample_shape: tuple[int, ...], classes: int, beside: Path, seed: int) -> nn.Module:
@@ -177,7 +183,9 @@ def facts(module: nn.Module, sample_shape: tuple[int, ...]) -> ModelFacts:
 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(torch.zeros(1, *sample_shape))
-    return ModelFacts(sum(p.numel() for p in module.parameters()), counter.get_total_flops() // 2)
+    boxes = [child.file_parameters for child in module.modules() if isinstance(child, BlackBox)]
+    macs = counter.get_total_flops() // 2 if not boxes else None
+    return ModelFacts(sum(p.numel() for p in module.parameters()) + sum(boxes), macs)
 
 
 def save_facts(found: ModelFacts, path: Path) -> None:

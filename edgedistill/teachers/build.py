@@ -15,6 +15,8 @@ from edgedistill.teachers.module import Adapted, Affine
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from torch import nn
+
     from edgedistill.data.splits import Data
     from edgedistill.recipe import Normalize
     from edgedistill.recipe_teachers import Member
@@ -48,22 +50,24 @@ def build_teacher(
     return Ensemble(members, spec.combine, spec.weights, spec.features_from).eval()
 
 
-def _member(
-    spec: Member, name: str, data: Data, beside: Path, seed: int, files: Path, *, restored: bool
-) -> Adapted:
+def _member(spec: Member, name: str, data: Data, beside: Path, seed: int, files: Path, *, restored: bool) -> Adapted:
     if isinstance(spec, FileTeacher):
         onnx = files / f"{name}.onnx"
-        module = OnnxModel(onnx if onnx.is_file() else as_onnx(file_path(spec, beside), onnx))
+        module: nn.Module = OnnxModel(onnx if onnx.is_file() else as_onnx(file_path(spec, beside), onnx))
     else:
         spec_ = spec.model_copy(update={"checkpoint": None}) if restored else spec
         module = construct(spec_, data.sample_shape, data.classes, beside, seed)
-    adapted = Adapted(module, _affine(spec.normalize, data.normalization, data.sample_shape[0]), spec.output, name).eval()
-    check_output(adapted, f"the teacher {name}" if name != "teacher" else "the teacher", data.sample_shape, data.classes)
+    adapted = Adapted(
+        module, _affine(spec.normalize, data.normalization, data.sample_shape[0]), spec.output, name
+    ).eval()
+    check_output(
+        adapted, f"the teacher {name}" if name != "teacher" else "the teacher", data.sample_shape, data.classes
+    )
     return adapted
 
 
 def _affine(theirs: Normalize | None, ours: Normalization, channels: int) -> Affine | None:
-    """x = (raw - m) / s is wanted as (raw - m') / s' = x * s / s' + (m - m') / s'."""
+    """The student's x = (raw - m) / s is wanted as (raw - m') / s' = x * s / s' + (m - m') / s'."""
     if theirs is None:
         return None
     if len(theirs.mean) not in (1, channels):
@@ -85,7 +89,7 @@ def _affine(theirs: Normalize | None, ours: Normalization, channels: int) -> Aff
 
 def black_boxes(teacher: Teacher) -> list[str]:
     """Names of the members that are files."""
-    return [name for name, member in members(teacher).items() if isinstance(member.module, OnnxModel)]
+    return [name or "teacher" for name, member in members(teacher).items() if isinstance(member.module, OnnxModel)]
 
 
 def members(teacher: Teacher) -> dict[str | None, Adapted]:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from edgedistill.teachers.module import Adapted
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from jaxtyping import Float
+
+    from edgedistill.teachers.module import Adapted
 
 Combination = Literal["mean_logits", "mean_probabilities", "confidence"]
 
@@ -21,7 +21,11 @@ class Ensemble(nn.Module):
     """Members by name, and how their logits become one answer."""
 
     def __init__(
-        self, members: Mapping[str, Adapted], combine: Combination, weights: Sequence[float] | None, features_from: str | None
+        self,
+        members: Mapping[str, Adapted],
+        combine: Combination,
+        weights: Sequence[float] | None,
+        features_from: str | None,
     ) -> None:
         super().__init__()
         self.members = nn.ModuleDict(members)

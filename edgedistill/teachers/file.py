@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import zipfile
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgedistill.errors import ModelError, PluginError
+from edgedistill.students.build import BlackBox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,13 +23,14 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 
-class OnnxModel(nn.Module):
+class OnnxModel(BlackBox):
     """An ONNX file behind the face of a torch module. It has no parameters and gives no gradients."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
         self.session = _session(path)
+        self.file_parameters = _parameters(path)
         inputs = self.session.get_inputs()
         if len(inputs) != 1:
             raise ModelError(
@@ -62,6 +65,16 @@ class OnnxModel(nn.Module):
                 fix="give data of the shape that the teacher takes",
             ) from error
         return {name: torch.from_numpy(np.array(value)) for name, value in zip(names, values, strict=True)}
+
+
+def _parameters(path: Path) -> int:
+    """Elements of all weights: floating-point initialisers of more than one element."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    real = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
+    sizes = [math.prod(t.dims) for t in model.graph.initializer if t.data_type in real]
+    return sum(size for size in sizes if size > 1)
 
 
 def _filled(part: Tensor, size: int) -> Tensor:
@@ -132,16 +145,7 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
         ModelError: unreadable, or it holds pickled objects.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            pickled = [n for n in archive.namelist() if n.rsplit("/", 1)[-1].startswith(("custom_obj", "opaque_obj"))]
-        if pickled:
-            raise ModelError(
-                f"{path.name} holds pickled objects, which are never opened",
-                where=f"{path}: {pickled[0]}",
-                expected="a program of tensors alone",
-                got=f"{len(pickled)} pickled objects",
-                fix="export the model without script objects",
-            )
+        _refuse_pickles(path)
         with _weights_only():
             return torch.export.load(path)
     except ModelError:
@@ -154,6 +158,19 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
             got=(str(error).splitlines() or [type(error).__name__])[0][:300],
             fix="save it with torch.export.save(torch.export.export(model, inputs), path)",
         ) from error
+
+
+def _refuse_pickles(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        pickled = [n for n in archive.namelist() if n.rsplit("/", 1)[-1].startswith(("custom_obj", "opaque_obj"))]
+    if pickled:
+        raise ModelError(
+            f"{path.name} holds pickled objects, which are never opened",
+            where=f"{path}: {pickled[0]}",
+            expected="a program of tensors alone",
+            got=f"{len(pickled)} pickled objects",
+            fix="export the model without script objects",
+        )
 
 
 @contextmanager

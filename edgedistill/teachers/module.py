@@ -98,9 +98,7 @@ def logits_of(module: nn.Module, inputs: Array, batch_size: int = 256) -> Float[
     """The module's logits for every input, in eval mode and without gradients."""
     module.eval()
     with torch.no_grad():
-        rows = [
-            module(torch.tensor(inputs[start : start + batch_size])) for start in range(0, len(inputs), batch_size)
-        ]
+        rows = [module(torch.tensor(inputs[start : start + batch_size])) for start in range(0, len(inputs), batch_size)]
     return torch.cat(rows)
 
 

@@ -54,9 +54,9 @@ class ContrastiveMemory(nn.Module):
     def __init__(
         self,
         samples: int,
-        *,
         student_width: int,
         teacher_width: int,
+        *,
         dim: int = 128,
         negatives: int | None = None,
         temperature: float = 0.07,

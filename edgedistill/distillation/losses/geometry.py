@@ -40,9 +40,9 @@ def gram(rows: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch"]:
 
 
 def cosines(rows: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch"]:
-    """<x_i, x_j> / (||x_i|| ||x_j||), 0 with a row of zeros, whose gradient is 0. Scales products, not the wide rows."""
+    """<x_i, x_j> / (||x_i|| ||x_j||); 0, with gradient 0, for a row of zeros."""
     products = gram(rows)
-    inverse = _inverse_roots(products.diagonal())
+    inverse = _inverse_roots(products.diagonal())  # scaling the products is cheaper than scaling the wide rows
     return products * inverse[:, None] * inverse
 
 

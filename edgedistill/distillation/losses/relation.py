@@ -93,7 +93,7 @@ def similarity_preserving(
 ) -> Float[Tensor, ""]:
     """||G - G'||^2 / B^2 (Frobenius), with G = F F^T of the student's rows F, each row of G scaled to L2 norm 1.
 
-    A row of zeros stays zero and has gradient 0.
+    Scaled, a row of zeros in G stays zero and has gradient 0.
     Source: F. Tung, G. Mori, "Similarity-Preserving Knowledge Distillation", 2019.
 
     Raises:

@@ -1,0 +1,115 @@
+"""Train one student under several objectives, with several seeds, and write the table into the docs.
+
+    python benchmarks/studies/study.py benchmarks/studies/cifar10.yaml
+
+A study names a recipe, what all variants change in it, and the variants. Everything runs through the command line, as
+a user would run it; a study that is started again goes on where it was. Nothing is chosen by the evaluation split:
+every variant is shown, with the mean and the standard deviation over its seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Top-1 of a variant's students on the evaluation split, one a seed."""
+
+    name: str
+    values: tuple[float, ...]
+
+    @property
+    def cell(self) -> str:
+        """Mean and standard deviation in percent."""
+        spread = f" +- {100 * stdev(self.values):.2f}" if len(self.values) > 1 else ""
+        return f"{100 * mean(self.values):.2f}{spread}"
+
+
+def main() -> int:
+    """Run the study that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--run", type=Path, help="run directory; default: runs/study-<name>")
+    parser.add_argument("--set", action="append", default=[], help="a further a.b=c for every variant")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "studies")
+    arguments = parser.parse_args()
+    study = yaml.safe_load(arguments.study.read_text(encoding="utf-8"))
+    run = arguments.run or Path("runs") / f"study-{arguments.study.stem}"
+    common = [*study.get("set", []), *arguments.set]
+    outcomes, teachers = [], {}
+    for variant in study["variants"]:
+        print(f"{arguments.study.stem}: {variant['name']}", file=sys.stderr, flush=True)
+        folder = _distilled(ROOT / study["recipe"], run, [*common, *variant.get("set", [])])
+        outcomes += [Outcome(variant["name"], _values(folder, "student"))]
+        baseline = _values(folder, "student-labels-only")
+        if baseline:
+            outcomes = [Outcome("labels only", baseline), *outcomes]
+        teachers = _teacher(run)
+    arguments.docs.mkdir(parents=True, exist_ok=True)
+    page = arguments.docs / f"{arguments.study.stem}.md"
+    page.write_text(_page(study, arguments.study, outcomes, teachers), encoding="utf-8")
+    print(page)
+    return 0
+
+
+def _distilled(recipe: Path, run: Path, overrides: list[str]) -> Path:
+    """Distil, and give the folder of the stage."""
+    command = [sys.executable, "-m", "edgedistill.cli", "compress", str(recipe), "--run", str(run)]
+    command += ["--until", "distill", "--json"]
+    for override in overrides:
+        command += ["--set", override]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}: {done.stdout}")
+    stages = {stage["name"]: stage for stage in json.loads((run / "manifest.json").read_text(encoding="utf-8"))["stages"]}
+    return run / "stages" / "distill" / str(stages["distill"]["key"])
+
+
+def _values(folder: Path, name: str) -> tuple[float, ...]:
+    files = [folder / f"{name}.quality.json", *sorted(folder.glob(f"{name}.seed-*.quality.json"))]
+    return tuple(json.loads(file.read_text(encoding="utf-8"))["value"] for file in files if file.is_file())
+
+
+def _teacher(run: Path) -> dict[str, Any]:
+    stages = {stage["name"]: stage for stage in json.loads((run / "manifest.json").read_text(encoding="utf-8"))["stages"]}
+    folder = run / "stages" / "teacher" / str(stages["teacher"]["key"])
+    facts = {**json.loads((folder / "facts.json").read_text()), **json.loads((folder / "teacher.quality.json").read_text())}
+    student = run / "stages" / "student" / str(stages["student"]["key"]) / "facts.json"
+    return {**facts, "student_parameters": json.loads(student.read_text())["parameters"]}
+
+
+def _page(study: dict[str, Any], path: Path, outcomes: list[Outcome], teacher: dict[str, Any]) -> str:
+    reference = next((o for o in outcomes if o.name == study.get("reference", "labels only")), outcomes[0])
+    lines = [
+        f"# {study['title']}",
+        "",
+        study["text"].strip(),
+        "",
+        f"Teacher: {teacher['parameters']:,} parameters, top-1 {100 * teacher['value']:.2f} %. "
+        f"Student: {teacher['student_parameters']:,} parameters. Evaluation: n = {teacher['n']:,}, never used to choose.",
+        "",
+        f"| objective | seeds | top-1, % (mean +- standard deviation) | against {reference.name}, points |",
+        "|---|---|---|---|",
+    ]
+    for outcome in outcomes:
+        gained = 100 * (mean(outcome.values) - mean(reference.values))
+        against = "" if outcome is reference else f"{gained:+.2f}"
+        lines.append(f"| {outcome.name} | {len(outcome.values)} | {outcome.cell} | {against} |")
+    lines += ["", f"Made by `python benchmarks/studies/study.py {path.as_posix()}`.", ""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
