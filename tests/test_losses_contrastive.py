@@ -355,6 +355,7 @@ def test_batches_that_differ_or_are_empty_are_refused(sizes: tuple[int, int, int
         ("momentum", 1.0, "below 1, got 1.0"),
         ("momentum", -0.1, "at least 0"),
         ("momentum", math.nan, "at least 0"),
+        ("seed", -1, "at least 0, got -1"),
     ],
 )
 def test_wrong_parameters_are_refused_by_name(name: str, value: float, told: str) -> None:

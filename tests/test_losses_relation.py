@@ -190,7 +190,8 @@ def test_loss_is_at_its_minimum_when_student_equals_teacher(loss: Loss, seed: in
     features, other = _features(5, 4, seed=seed), _features(5, 4, seed=seed + 1)
     assert loss(features, features) == 0
     assert loss(other, features) > 1e-6
-    assert _gradient(loss, features, features).abs().max() < 1e-7  # pkt's eps moves the minimum by about eps
+    slope = _gradient(loss, features, features).abs().max()
+    assert slope <= (1e-5 if loss is pkt else 0)  # pkt's eps moves its minimum a little, most at opposite samples
 
 
 @few
@@ -540,6 +541,12 @@ def test_angles_and_similarities_cost_a_fifth_of_the_textbook(loss: Loss, textbo
     assert 5 * _peak(loss, student, teacher) < _peak(textbook, student, teacher)
     ours, theirs = _seconds([loss, textbook], student, teacher, rounds=2)
     assert 5 * ours < theirs
+
+
+def test_memory_of_the_angle_loss_does_not_grow_with_the_cube_of_the_batch() -> None:
+    student, teacher = _features(192, 8, seed=1), _features(192, 8, seed=2)
+    cosines = 192**3 * 8
+    assert _peak(rkd_angle, student, teacher) < cosines / 3  # where the formula holds several of that size
 
 
 @pytest.mark.parametrize("loss", [similarity_preserving, pkt, correlation_congruence])

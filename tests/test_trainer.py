@@ -79,9 +79,7 @@ def separable(n: int, validation: int = 0) -> Lesson:
 
 def net(seed: int = 0) -> Learner:
     torch.manual_seed(seed)
-    return Learner(
-        nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.ReLU(), nn.Linear(8, 2))
-    )
+    return Learner(nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.ReLU(), nn.Linear(8, 2)))
 
 
 def plain(seed: int = 0) -> Learner:
@@ -154,7 +152,7 @@ def test_the_learning_rate_follows_its_closed_form_step_by_step(
     walker = Learner(nn.Linear(1, 2))
     walked: list[float] = []
     task = Task(lambda logits, _: logits[:, 0].mean())
-    task.factor.requires_grad_(False)  # noqa: FBT003 - torch's signature
+    task.factor.requires_grad_(False)
     lesson = Lesson(torch.zeros(n, 1), torch.zeros(n, dtype=torch.long), torch.arange(n), torch.arange(0), 0)
     start = walker.module.bias[0].item()  # type: ignore[index, union-attr]  # of the linear layer above
 
@@ -244,7 +242,7 @@ def test_the_best_epoch_is_kept_and_training_stops_when_patience_is_over() -> No
     )  # the lesson says which samples are kept out
     history = fit(learner, task, lesson, settings, 0, on_epoch=judged)
     best = accuracies.index(max(accuracies))
-    assert 0 < best
+    assert best > 0
     assert len(history) == best + 1 + 3 < 40
     assert same(learner.state_dict(), states[best])
     assert not same(learner.state_dict(), states[-1])

@@ -49,9 +49,10 @@ Everything on this page was measured by `{command}` and written by it.
 
 **How.** In each of {setting.rounds} rounds every subject runs once, in a fresh process; each round starts with another
 subject. A process trains {setting.steps} steps after a short warm-up, and its CPU time is divided by the steps.
-"x" is the ratio of the medians; "within a round" the smallest and largest ratio inside one round. Models, caches and
-optimisers are made before the clock starts, and the batches lie in RAM; EdgeDistill's data handling, shuffling and
-checks are inside its figures, torchdistill's data loader is not in its own.
+"x" is the ratio of the medians; "within a round" the smallest and largest ratio inside one round, and what differs
+by less than that is noise. Models, caches and optimisers are made before the clock starts, and the batches lie in RAM;
+EdgeDistill's shuffling, checks, logs and checkpoints are inside its figures, torchdistill's data loader is not in its
+own.
 "Student apart" compares the logits of the trained student with those of the plain loop's: all of one objective must
 have trained the same student. torchdistill never puts its teacher into evaluation mode; that is done for it here.
 
@@ -74,7 +75,8 @@ def chart(found: Sequence[Figure]) -> str:
             colour = _OURS if f.subject.key.startswith("ours") else _THEIRS
             axes.barh(row, f.median, height=0.62, color=colour, alpha=0.85)
             axes.plot(f.cpu_ms, [row] * len(f.cpu_ms), "o", color="#111827", markersize=2.5)
-            axes.annotate(f" {f.ratio:.2f} x", (max(f.cpu_ms), row), va="center", fontsize=9)
+            label = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
+            axes.annotate(f"{f.ratio:.2f} x", (max(f.cpu_ms), row), **label)
         limit = next(f for f in found if f.subject.key == LIMIT)
         axes.axvline(limit.median, color="#111827", linewidth=0.8, linestyle=":")
         axes.set_yticks(range(len(found)), [f.subject.name for f in found])
@@ -91,7 +93,9 @@ def chart(found: Sequence[Figure]) -> str:
 
 
 def _apart(figure: Figure) -> str:
-    return "reference" if figure.subject.same_student_as == figure.subject.key else f"{figure.apart:.0e}"
+    if figure.subject.same_student_as == figure.subject.key:
+        return "reference"
+    return f"{figure.apart:.0e}" if figure.apart else "0"
 
 
 def _warning(wrong: Sequence[str]) -> str:

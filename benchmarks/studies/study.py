@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[2]
+LABELS = "labels only"
 
 
 @dataclass(frozen=True)
@@ -48,19 +49,18 @@ def main() -> int:
     study = yaml.safe_load(arguments.study.read_text(encoding="utf-8"))
     run = arguments.run or Path("runs") / f"study-{arguments.study.stem}"
     common = [*study.get("set", []), *arguments.set]
-    outcomes, teachers = [], {}
+    outcomes: list[Outcome] = []
     for variant in study["variants"]:
-        print(f"{arguments.study.stem}: {variant['name']}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"{arguments.study.stem}: {variant['name']}\n")
         folder = _distilled(ROOT / study["recipe"], run, [*common, *variant.get("set", [])])
-        outcomes += [Outcome(variant["name"], _values(folder, "student"))]
         baseline = _values(folder, "student-labels-only")
-        if baseline:
-            outcomes = [Outcome("labels only", baseline), *outcomes]
-        teachers = _teacher(run)
+        if baseline and not any(outcome.name == LABELS for outcome in outcomes):
+            outcomes.append(Outcome(LABELS, baseline))
+        outcomes.append(Outcome(variant["name"], _values(folder, "student")))
     arguments.docs.mkdir(parents=True, exist_ok=True)
     page = arguments.docs / f"{arguments.study.stem}.md"
-    page.write_text(_page(study, arguments.study, outcomes, teachers), encoding="utf-8")
-    print(page)
+    page.write_text(_page(study, arguments.study, outcomes, _models(run)), encoding="utf-8")
+    sys.stdout.write(f"{page}\n")
     return 0
 
 
@@ -73,32 +73,42 @@ def _distilled(recipe: Path, run: Path, overrides: list[str]) -> Path:
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}: {done.stdout}")
-    stages = {stage["name"]: stage for stage in json.loads((run / "manifest.json").read_text(encoding="utf-8"))["stages"]}
-    return run / "stages" / "distill" / str(stages["distill"]["key"])
+    return _stage(run, "distill")
+
+
+def _stage(run: Path, name: str) -> Path:
+    """The folder of a stage of the last command."""
+    stages = _read(run / "manifest.json")["stages"]
+    key = next(stage["key"] for stage in stages if stage["name"] == name)
+    return run / "stages" / name / str(key)
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _values(folder: Path, name: str) -> tuple[float, ...]:
     files = [folder / f"{name}.quality.json", *sorted(folder.glob(f"{name}.seed-*.quality.json"))]
-    return tuple(json.loads(file.read_text(encoding="utf-8"))["value"] for file in files if file.is_file())
+    return tuple(_read(file)["value"] for file in files if file.is_file())
 
 
-def _teacher(run: Path) -> dict[str, Any]:
-    stages = {stage["name"]: stage for stage in json.loads((run / "manifest.json").read_text(encoding="utf-8"))["stages"]}
-    folder = run / "stages" / "teacher" / str(stages["teacher"]["key"])
-    facts = {**json.loads((folder / "facts.json").read_text()), **json.loads((folder / "teacher.quality.json").read_text())}
-    student = run / "stages" / "student" / str(stages["student"]["key"]) / "facts.json"
-    return {**facts, "student_parameters": json.loads(student.read_text())["parameters"]}
+def _models(run: Path) -> dict[str, Any]:
+    """Size and quality of the teacher, size of the student."""
+    teacher = _stage(run, "teacher")
+    facts = {**_read(teacher / "facts.json"), **_read(teacher / "teacher.quality.json")}
+    return {**facts, "student_parameters": _read(_stage(run, "student") / "facts.json")["parameters"]}
 
 
-def _page(study: dict[str, Any], path: Path, outcomes: list[Outcome], teacher: dict[str, Any]) -> str:
-    reference = next((o for o in outcomes if o.name == study.get("reference", "labels only")), outcomes[0])
+def _page(study: dict[str, Any], path: Path, outcomes: list[Outcome], models: dict[str, Any]) -> str:
+    reference = _reference(study, outcomes)
+    teacher = f"{models['parameters']:,} parameters, top-1 {100 * models['value']:.2f} %"
+    student = f"{models['student_parameters']:,} parameters"
     lines = [
         f"# {study['title']}",
         "",
         study["text"].strip(),
         "",
-        f"Teacher: {teacher['parameters']:,} parameters, top-1 {100 * teacher['value']:.2f} %. "
-        f"Student: {teacher['student_parameters']:,} parameters. Evaluation: n = {teacher['n']:,}, never used to choose.",
+        f"Teacher: {teacher}. Student: {student}. Evaluation: n = {models['n']:,}, never used to choose.",
         "",
         f"| objective | seeds | top-1, % (mean +- standard deviation) | against {reference.name}, points |",
         "|---|---|---|---|",
@@ -107,8 +117,20 @@ def _page(study: dict[str, Any], path: Path, outcomes: list[Outcome], teacher: d
         gained = 100 * (mean(outcome.values) - mean(reference.values))
         against = "" if outcome is reference else f"{gained:+.2f}"
         lines.append(f"| {outcome.name} | {len(outcome.values)} | {outcome.cell} | {against} |")
-    lines += ["", f"Made by `python benchmarks/studies/study.py {path.as_posix()}`.", ""]
+    found = study.get("found", "").strip()
+    lines += [
+        "",
+        *([found, ""] if found else []),
+        f"Made by `python benchmarks/studies/study.py {path.as_posix()}`.",
+        "",
+    ]
     return "\n".join(lines)
+
+
+def _reference(study: dict[str, Any], outcomes: list[Outcome]) -> Outcome:
+    """What the others are compared with: the best of those whose names begin as the study says."""
+    chosen = [outcome for outcome in outcomes if outcome.name.startswith(study.get("reference", LABELS))]
+    return max(chosen or outcomes[:1], key=lambda outcome: mean(outcome.values))
 
 
 if __name__ == "__main__":

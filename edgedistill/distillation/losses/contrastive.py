@@ -43,7 +43,7 @@ class ContrastiveMemory(nn.Module):
 
     Raises:
         ValueError: fewer than 2 samples, a width or number of negatives below 1, a temperature that is not positive,
-            or a momentum outside [0, 1).
+            a momentum outside [0, 1), or a seed below 0.
     """
 
     student_memory: Tensor
@@ -71,6 +71,7 @@ class ContrastiveMemory(nn.Module):
         demand(negatives > 0, "negatives", "at least 1", negatives)
         demand_positive("temperature", temperature)
         demand(0 <= momentum < 1, "momentum", "at least 0 and below 1", momentum)
+        demand(seed >= 0, "seed", "at least 0", seed)
         self.negatives, self.temperature, self.momentum, self.seed = negatives, temperature, momentum, seed
         self.student_head = nn.Linear(student_width, dim)
         self.teacher_head = nn.Linear(teacher_width, dim)

@@ -1,0 +1,1 @@
+"""Studies: several objectives, several seeds, one table."""
