@@ -154,10 +154,10 @@ def test_the_learning_rate_follows_its_closed_form_step_by_step(
     task = Task(lambda logits, _: logits[:, 0].mean())
     task.factor.requires_grad_(False)
     lesson = Lesson(torch.zeros(n, 1), torch.zeros(n, dtype=torch.long), torch.arange(n), torch.arange(0), 0)
-    start = walker.module.bias[0].item()  # type: ignore[index, union-attr]  # of the linear layer above
+    start = walker.module.bias[0].item()  # type: ignore[index]  # of the linear layer above
 
     def stepped(_: float) -> None:
-        walked.append(walker.module.bias[0].item())  # type: ignore[index, union-attr]  # as above
+        walked.append(walker.module.bias[0].item())  # type: ignore[index]  # as above
 
     fit(walker, task, lesson, settings, 0, on_step=stepped)
     assert len(walked) == 4 * per_epoch
@@ -190,7 +190,7 @@ def test_clipping_limits_the_norm_over_the_student_and_the_objectives_own_parts(
     )
     lesson = separable(16)
     before = [p.detach().double().numpy().copy() for p in [*learner.parameters(), *task.parameters()]]
-    functional.cross_entropy(learner(lesson.inputs)[LOGITS] * task.factor, lesson.labels).backward()
+    torch.autograd.backward(functional.cross_entropy(learner(lesson.inputs)[LOGITS] * task.factor, lesson.labels))
     gradients = [np.asarray(p.grad, dtype=np.float64) for p in [*learner.parameters(), *task.parameters()]]
     learner.zero_grad()
     task.zero_grad()
