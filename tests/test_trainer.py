@@ -128,7 +128,7 @@ def test_every_sample_counts_once_an_epoch_and_a_lone_last_one_joins_its_neighbo
 
 def closed_form(settings: Train, step: int, per_epoch: int) -> float:
     """The recipe's words: a linear rise from zero over the warm-up, then a fall to zero over the rest."""
-    warm = settings.warmup_epochs * per_epoch
+    warm = round(settings.warmup_epochs * per_epoch)  # whole steps, so that the peak is reached and not passed
     if step < warm:
         return settings.learning_rate * (step + 1) / warm
     share = (step - warm) / (settings.epochs * per_epoch - warm)
@@ -223,7 +223,7 @@ def test_the_average_equals_one_computed_by_hand() -> None:
 def test_the_best_epoch_is_kept_and_training_stops_when_patience_is_over() -> None:
     """Chance labels: accuracy wanders. The first of the best is kept, and 3 epochs after it are enough."""
     lesson = separable(60, validation=20)
-    chance = torch.randint(2, (60,), generator=torch.Generator().manual_seed(4))
+    chance = torch.randint(2, (60,), generator=torch.Generator().manual_seed(7))
     lesson = Lesson(lesson.inputs, chance, lesson.rows, lesson.validation, 0)
     learner, task = net(), Task()
     states: list[dict[str, Tensor]] = []

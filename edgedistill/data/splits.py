@@ -197,5 +197,5 @@ def _normalization(train: Samples, normalize: Literal["auto", "none"] | Normaliz
     axes = (0, *range(2, train.inputs.ndim))
     mean = train.inputs.mean(axis=axes, dtype=np.float64)
     std = train.inputs.std(axis=axes, dtype=np.float64)
-    std[std == 0] = 1.0  # a constant channel carries nothing; dividing by 0 would make it NaN
+    std[std < np.finfo(np.float32).tiny] = 1.0  # a constant channel carries nothing; dividing by 0 would make it NaN
     return Normalization(tuple(float(m) for m in mean), tuple(float(s) for s in std), unit)

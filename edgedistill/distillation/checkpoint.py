@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +13,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_DIGEST = hashlib.sha256().digest_size
+
+
 def save_checkpoint(document: dict[str, Any], path: Path) -> None:
-    """Write tensors and plain values to a temporary name, flush to disk, rename."""
+    """Write tensors and plain values, after their digest, to a temporary name, flush to disk, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
+    content = io.BytesIO()
+    torch.save(document, content)
     with temporary.open("wb") as stream:
-        torch.save(document, stream)
+        stream.write(hashlib.sha256(content.getbuffer()).digest())
+        stream.write(content.getbuffer())
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(path)
@@ -25,7 +33,10 @@ def save_checkpoint(document: dict[str, Any], path: Path) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
     """What `save_checkpoint` wrote; None if the file is damaged: the training then starts again."""
     try:
-        document = torch.load(path, map_location="cpu", weights_only=True)
+        content = path.read_bytes()
+        if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
+            return None
+        document = torch.load(io.BytesIO(content[_DIGEST:]), map_location="cpu", weights_only=True)
     except Exception:  # noqa: BLE001 - a damaged file makes the reader raise anything
         return None
     return document if isinstance(document, dict) else None

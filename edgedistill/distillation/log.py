@@ -24,10 +24,9 @@ class TrainingLog:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "steps.csv"
         kept = [row for row in _rows(path) if int(row["step"]) <= resume_step]
-        self.rows = path.open("w", newline="", encoding="utf-8")
+        _rewrite(path, kept)
+        self.rows = path.open("a", newline="", encoding="utf-8")
         self.writer = csv.writer(self.rows)
-        self.writer.writerow(COLUMNS)
-        self.writer.writerows([row[column] for column in COLUMNS] for row in kept)
         from torch.utils.tensorboard import SummaryWriter
 
         self.board = SummaryWriter(str(folder), purge_step=resume_step + 1)
@@ -58,6 +57,16 @@ class TrainingLog:
         if self.rows is not None:
             self.rows.close()
             self.board.close()
+
+
+def _rewrite(path: Path, kept: list[dict[str, str]]) -> None:
+    """The earlier lines, whole or as they were: a kill must not cost them."""
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(COLUMNS)
+        writer.writerows([row[column] for column in COLUMNS] for row in kept)
+    temporary.replace(path)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -211,11 +211,14 @@ class _Training:
                 self.fabric.backward(losses.total * (len(rows) / samples))
             total += losses.total.item() * len(rows) / samples
         if self.settings.clip_norm is not None:
-            self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.settings.clip_norm)
+            self._clip(self.settings.clip_norm)
         self.stepper.step()
         place.step += 1
         self._average()
         self.log.step(place.step, epoch, total, rate)
+
+    def _clip(self, norm: float) -> None:
+        self.fabric.clip_gradients(self.model, self.optimizer, max_norm=norm, error_if_nonfinite=False)
 
     def _losses(self, rows: Tensor, epoch: float) -> Losses:
         lesson, place = self.lesson, self.place
@@ -339,6 +342,7 @@ class _Training:
 
     def _save(self) -> None:
         self.saved = time.monotonic()
+        self._require_finite()
         if self.checkpoint is None or not self.leads:
             return
         self.log.flush()
@@ -352,6 +356,23 @@ class _Training:
             "best": self.best,
         }
         save_checkpoint(document, self.checkpoint)
+
+    def _require_finite(self) -> None:
+        """A finite loss may have a gradient that is not; such weights are never kept.
+
+        Raises:
+            ModelError: a weight is NaN or infinite.
+        """
+        for name, tensor in self.learner.state_dict().items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                kept = f"; the last good checkpoint is {self.checkpoint}" if self.checkpoint is not None else ""
+                raise ModelError(
+                    f"the weights became NaN or infinite: {name}, step {self.place.step}{kept}",
+                    where=f"step {self.place.step}, tensor {name}",
+                    expected="finite weights",
+                    got="NaN or infinity, from a gradient that was not finite",
+                    fix="lower learning_rate, set clip_norm, or look for a root or logarithm at zero in the loss",
+                )
 
     def _restore(self, path: Path) -> None:
         document = load_checkpoint(path)
