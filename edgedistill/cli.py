@@ -49,7 +49,7 @@ def compress(
         str,
         typer.Option(
             "--until",
-            help="Last stage to do: data teacher student distill export quantize parity benchmark report gate bundle.",
+            help="Last stage to do: data teacher student cache distill export quantize parity benchmark report gate bundle.",
         ),
     ] = "bundle",
     as_json: AsJson = False,
