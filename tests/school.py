@@ -163,7 +163,7 @@ class _Doomed(Witness):
             self.count(event)
 
 
-def _run_until_killed(training: Training, folder: Path, kill: Kill) -> None:
+def run_until_killed(training: Training, folder: Path, kill: Kill) -> None:
     doomed = _Doomed(kill, folder)
     sys.addaudithook(doomed.audit)
     training.run(folder, doomed)
@@ -190,7 +190,7 @@ def joined(process: BaseProcess) -> int | None:
 
 def killed(training: Training, folder: Path, kill: Kill) -> None:
     """Run a training in a process of its own that is killed on its way."""
-    target: Callable[..., None] = _run_until_killed
+    target: Callable[..., None] = run_until_killed
     process = processes().Process(target=target, args=(training, folder, kill))
     process.start()
     assert joined(process) == -signal.SIGKILL

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import nn as collectives
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -143,9 +142,23 @@ def follow() -> None:
         dist.destroy_process_group()
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(_: Any, tensor: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] - torch: *args
+        summed = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] - torch: *args
+        return _total(gradient)
+
+
 def _total(tensor: Tensor) -> Tensor:
     """The sum over all processes, with gradients."""
-    summed: Tensor = collectives.all_reduce(tensor)  # type: ignore[no-untyped-call]  # torch leaves it without annotations
+    summed: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call]  # torch leaves it without annotations
     return summed
 
 
@@ -201,7 +214,7 @@ class GlobalBatchNorm(_BatchNorm):
             )
         axes = [0, *range(2, input.dim())]
         shape = (1, -1) + (1,) * (input.dim() - 2)
-        values = input.float()
+        values = input if input.dtype == torch.float64 else input.float()
         count = _total(values.new_tensor(float(values.numel() // values.shape[1])))
         mean = _total(values.sum(axes)) / count
         centred = values - mean.reshape(shape)

@@ -162,6 +162,7 @@ class _Training:
         model: Any = torch.compile(self.learner) if settings.compile else self.learner
         self.model, self.stepper = self.fabric.setup(model, self.optimizer)
         self.place = _Place()
+        self.idle: dict[frozenset[str], list[nn.Parameter]] = {}
         self.average = self._state() if settings.ema is not None else {}
         self.best: dict[str, Tensor] = {}
         if self.checkpoint is not None and self.checkpoint.is_file():
@@ -203,13 +204,16 @@ class _Training:
             group["lr"] = rate
         self.stepper.zero_grad()
         samples = sum(len(rows) for rows in batches)
-        total = 0.0
+        total, at_work = 0.0, frozenset[str]()
         for number, rows in enumerate(batches):
             torch.manual_seed(mixed(self.seed, place.step, number, world().rank))
             with self.fabric.no_backward_sync(self.model, enabled=number < len(batches) - 1):
                 losses = self._losses(rows, epoch)
                 self.fabric.backward(losses.total * (len(rows) / samples))
             total += losses.total.item() * len(rows) / samples
+            at_work = frozenset(losses.terms)
+        for parameter in self.idle.get(at_work, ()):
+            parameter.grad = None
         if self.settings.clip_norm is not None:
             self._clip(self.settings.clip_norm)
         self.stepper.step()
@@ -242,8 +246,22 @@ class _Training:
         self._count(losses, step)
         if world().size == 1:
             return losses
+        self._look_for_idle(losses)
         unused = sum((0.0 * tensor.sum() for tensor in step.student.values()), start=losses.total.new_zeros(()))
         return Losses(losses.total + unused, losses.terms)  # every process waits for every parameter's gradient
+
+    def _look_for_idle(self, losses: Losses) -> None:
+        """Note the parameters that the terms at work do not reach.
+
+        Alone, such a parameter has no gradient and the optimiser skips it; DistributedDataParallel would give it one
+        of zeros, and weight decay would move it.
+        """
+        at_work = frozenset(losses.terms)
+        if at_work in self.idle:
+            return
+        trained = [parameter for parameter in self.learner.parameters() if parameter.requires_grad]
+        gradients = torch.autograd.grad(losses.total, trained, retain_graph=True, allow_unused=True)
+        self.idle[at_work] = [p for p, gradient in zip(trained, gradients, strict=True) if gradient is None]
 
     def _count(self, losses: Losses, step: Step) -> None:
         """Add a batch to the epoch's sums.

@@ -97,7 +97,7 @@ def members(teacher: Teacher) -> dict[str | None, Adapted]:
     if isinstance(teacher, Adapted):
         return {None: teacher}
     found: dict[str | None, Adapted] = {}
-    for name, member in teacher.members.items():
+    for name, member in zip(teacher.names, teacher.members, strict=True):
         if not isinstance(member, Adapted):  # the constructor takes no others
             raise ModelError(f"the member {name} is no teacher", where=name)
         found[name] = member

@@ -18,7 +18,7 @@ Combination = Literal["mean_logits", "mean_probabilities", "confidence"]
 
 
 class Ensemble(nn.Module):
-    """Members by name, and how their logits become one answer."""
+    """Members, their names, and how their logits become one answer."""
 
     def __init__(
         self,
@@ -28,7 +28,8 @@ class Ensemble(nn.Module):
         features_from: str | None,
     ) -> None:
         super().__init__()
-        self.members = nn.ModuleDict(members)
+        self.names = tuple(members)
+        self.members = nn.ModuleList(members.values())  # a ModuleDict refuses names such as "v1.2" or "items"
         self.combine = combine
         self.features_from = features_from
         given = torch.tensor(weights if weights is not None else [1.0] * len(members))
@@ -36,7 +37,7 @@ class Ensemble(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
         """The combined logits."""
-        return self.combined([member(inputs) for member in self.members.values()])
+        return self.combined([member(inputs) for member in self.members])
 
     def combined(self, logits: Sequence[Float[Tensor, "batch classes"]]) -> Float[Tensor, "batch classes"]:
         """One answer from the members' logits, given in their order.
