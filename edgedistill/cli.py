@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgedistill.errors import ArtifactError, EdgeDistillError, UsageError, nearest
+from edgedistill.cli_shared import AsJson, Debug, Overrides, Stdout, artifact_of, complain, console, emit, say
+from edgedistill.errors import EdgeDistillError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgedistill.types import Artifact, Json
+    from edgedistill.types import Json
 
 app = typer.Typer(
     help="Distil a large model into a small one, export it to every edge runtime, prove it equal, measure it, and gate the release.",
@@ -30,12 +31,6 @@ app.add_typer(recipe_app, name="recipe")
 app.add_typer(devices_app, name="devices")
 
 _WrongUse: Any = typer.BadParameter.__mro__[2]  # click's ClickException, or that of the copy newer typer carries
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, all else on stderr.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="Change a key of the recipe: a.b=c, the value in YAML.")
-]
 
 
 @app.command()
@@ -69,14 +64,14 @@ def compress(
         "report": outcome.report,
     }
     if as_json:
-        _emit(document)
+        emit(document)
     elif outcome.report is not None:
         from edgedistill.report.terminal import show
 
-        show(outcome.report, _console())
-        _say(f"report: {run_dir / 'report.html'}")
+        show(outcome.report, console())
+        say(f"report: {run_dir / 'report.html'}")
         if until == "bundle":
-            _say(f"bundle: {run_dir / 'bundle'}{_not_released(outcome.report)}")
+            say(f"bundle: {run_dir / 'bundle'}{_not_released(outcome.report)}")
     return outcome.verdict.exit_code if outcome.verdict is not None else 0
 
 
@@ -108,11 +103,11 @@ def gate(
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(path, write(document, judged["name"]))
     if as_json:
-        _emit({"gate": document})
+        emit({"gate": document})
     else:
         from edgedistill.report.terminal import show_gate
 
-        show_gate(document, _console())
+        show_gate(document, console())
     return verdict.exit_code
 
 
@@ -132,9 +127,9 @@ def report(
     with storage_errors(run):
         write_atomically(page, render(document, quality_against_latency(document)))
     if as_json:
-        _emit({"html": str(page), "report": document})
+        emit({"html": str(page), "report": document})
     else:
-        _say(str(page))
+        say(str(page))
     return 0
 
 
@@ -161,9 +156,9 @@ def bundle(
     out.parent.mkdir(parents=True, exist_ok=True)
     publish(run / "bundle", out)
     if as_json:
-        _emit({**found, "bundle": str(out)})
+        emit({**found, "bundle": str(out)})
     else:
-        _say(f"{out}: {len(found['files'])} files, gate {found['gate']}")
+        say(f"{out}: {len(found['files'])} files, gate {found['gate']}")
     return 0
 
 
@@ -178,9 +173,9 @@ def verify(
 
     found = check(folder)
     if as_json:
-        _emit(found)
+        emit(found)
     else:
-        _say(f"{folder}: {len(found['files'])} files intact, gate {found['gate']}")
+        say(f"{folder}: {len(found['files'])} files intact, gate {found['gate']}")
     return 0
 
 
@@ -199,14 +194,14 @@ def parity(
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
     """Do two files compute the same thing? Compared in every runtime installed; exit code 1 if not."""
-    from edgedistill.benchmarking import compare_files
+    from edgedistill.comparing import compare_files
     from edgedistill.recipe import ParitySettings
 
-    found = compare_files(_artifact(reference), _artifact(artifact), inputs, ParitySettings())
+    found = compare_files(artifact_of(reference), artifact_of(artifact), inputs, ParitySettings())
     if as_json:
-        _emit({"parity": found.to_json()})
+        emit({"parity": found.to_json()})
     else:
-        _say(f"{found.state.value}: {found.reason} (n = {found.n}, {found.runtime}, max abs {found.max_abs:.3e})")
+        say(f"{found.state.value}: {found.reason} (n = {found.n}, {found.runtime}, max abs {found.max_abs:.3e})")
     return 0 if found.state == "pass" else 1
 
 
@@ -233,17 +228,17 @@ def benchmark(
     with watch.bar:
         for name in device or ["cpu"]:
             measurements += measure_files(
-                [_artifact(path) for path in artifacts],
-                _artifact(against) if against else None,
+                [artifact_of(path) for path in artifacts],
+                artifact_of(against) if against else None,
                 Benchmark(device=name, threads=threads, rounds=rounds),
                 lambda done, total, text: watch.step(f"measure {text}", done, total),
             )
     if as_json:
-        _emit({"measurements": measurements})
+        emit({"measurements": measurements})
     else:
         from edgedistill.report.terminal import show_measurements
 
-        show_measurements(measurements, _console())
+        show_measurements(measurements, console())
     return 0 if all(m["valid"] for m in measurements) else 3
 
 
@@ -271,12 +266,12 @@ def layers(
         ) from None
     found = list_layers(model, overrides or [], input_shape)
     if as_json:
-        _emit({"models": [listing.to_json() for listing in found]})
+        emit({"models": [listing.to_json() for listing in found]})
     else:
         from edgedistill.report.terminal import show_layers
 
         for listing in found:
-            show_layers(listing.to_json(), _console())
+            show_layers(listing.to_json(), console())
     return 0
 
 
@@ -291,10 +286,10 @@ def devices_list(
     schemes = [find_plugin("devices", name).SCHEME for name in plugin_names("devices")]
     found = [load_device(scheme).describe(scheme).to_json() for scheme in schemes]
     if as_json:
-        _emit({"devices": found})
+        emit({"devices": found})
     else:
         for one in found:
-            _say(
+            say(
                 f"{one['id']:<8} {one['name']}, {one['cores']} cores, {one['memory_bytes'] / 1e9:.1f} GB, {one['class']}"
             )
     return 0
@@ -311,10 +306,10 @@ def devices_show(
 
     found = load_device(device).describe(device).to_json()
     if as_json:
-        _emit({"devices": [found]})
+        emit({"devices": [found]})
     else:
         for key, value in found.items():
-            _say(f"{key:<13} {value}")
+            say(f"{key:<13} {value}")
     return 0
 
 
@@ -326,7 +321,7 @@ def recipe_schema(
     """Print the JSON Schema of recipes: every key, its type, default and meaning."""
     from edgedistill.recipe import Recipe
 
-    _emit(Recipe.model_json_schema())
+    emit(Recipe.model_json_schema())
     return 0
 
 
@@ -344,9 +339,9 @@ def recipe_check(
     loaded = load_recipe(recipe, overrides or [])
     pipeline.check(loaded, recipe.parent)
     if as_json:
-        _emit({"recipe": loaded.model_dump(mode="json"), "sha256": recipe_sha256(loaded)})
+        emit({"recipe": loaded.model_dump(mode="json"), "sha256": recipe_sha256(loaded)})
     else:
-        _say(f"{recipe}: a valid recipe ({recipe_sha256(loaded)[:16]})")
+        say(f"{recipe}: a valid recipe ({recipe_sha256(loaded)[:16]})")
     return 0
 
 
@@ -360,15 +355,15 @@ def doctor(
 
     findings = examine()
     if as_json:
-        _emit({"healthy": healthy(findings), "findings": [f.to_json() for f in findings]})
+        emit({"healthy": healthy(findings), "findings": [f.to_json() for f in findings]})
     else:
         for finding in findings:
             mark = {"ok": "ok     ", "missing": "missing", "wrong version": "WRONG  "}[finding.state]
-            _say(
+            say(
                 f"{mark} {finding.group:<9} {finding.package:<20} {finding.installed or '-':<14} wanted {finding.wanted}"
             )
         for fix in dict.fromkeys(f.fix for f in findings if f.fix):
-            _say(f"to mend: {fix}")
+            say(f"to mend: {fix}")
     return 0 if healthy(findings) else 2
 
 
@@ -384,12 +379,12 @@ def plugins(
         shelf: {name: missing_requirements(find_plugin(shelf, name)) for name in plugin_names(shelf)} for shelf in VERBS
     }
     if as_json:
-        _emit({"plugins": {s: [{"name": n, "missing": m} for n, m in names.items()] for s, names in found.items()}})
+        emit({"plugins": {s: [{"name": n, "missing": m} for n, m in names.items()] for s, names in found.items()}})
     else:
         for shelf, names in found.items():
             for name, missing in names.items():
                 lacks = f"missing {', '.join(missing)}: pip install 'edgedistill[{name}]'" if missing else "ready"
-                _say(f"{shelf:<11} {name:<10} {lacks}")
+                say(f"{shelf:<11} {name:<10} {lacks}")
     return 0
 
 
@@ -407,7 +402,7 @@ def main(argv: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one retur
     as_json, debug = "--json" in arguments, "--debug" in arguments
     if int(os.environ.get("RANK", "0")) > 0 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return _follow()
-    with _Stdout(as_json):
+    with Stdout(as_json):
         try:
             return int(app(arguments, standalone_mode=False, prog_name="edgedistill") or 0)
         except EdgeDistillError as error:
@@ -420,7 +415,7 @@ def main(argv: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one retur
             usage = UsageError(error.format_message(), where="command line", fix="edgedistill --help")
             return _fail(usage.to_json(), f"{usage}", 2, as_json)
         except KeyboardInterrupt:
-            _complain("interrupted; the same command goes on from the last finished stage")
+            complain("interrupted; the same command goes on from the last finished stage")
             return 130
         except BrokenPipeError:
             return 0
@@ -440,52 +435,11 @@ def main(argv: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one retur
             return _fail(document, f"{told}\nfix: {document['fix']}", 4, as_json)
 
 
-class _Stdout:
-    """While a command runs with --json, descriptor 1 is stderr: nothing but the document reaches stdout."""
-
-    target = 1
-
-    def __init__(self, as_json: bool) -> None:
-        self.as_json = as_json
-
-    def __enter__(self) -> None:
-        if self.as_json:
-            sys.stdout.flush()
-            _Stdout.target = os.dup(1)
-            os.dup2(2, 1)
-
-    def __exit__(self, *_: object) -> None:
-        if self.as_json:
-            sys.stdout.flush()
-            os.dup2(_Stdout.target, 1)
-            os.close(_Stdout.target)
-            _Stdout.target = 1
-
-
-def _emit(document: Any) -> None:
-    with os.fdopen(os.dup(_Stdout.target), "w", encoding="utf-8") as stream:
-        stream.write(json.dumps(document, indent=1) + "\n")
-
-
 def _fail(document: dict[str, Any], text: str, code: int, as_json: bool) -> int:
-    _complain(f"error: {text}")
+    complain(f"error: {text}")
     if as_json:
-        _emit({"error": document})
+        emit({"error": document})
     return code
-
-
-def _say(text: str) -> None:
-    typer.echo(text)
-
-
-def _complain(text: str) -> None:
-    typer.echo(text, err=True)
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 150)
 
 
 def _stage(record: Json) -> Json:
@@ -520,43 +474,6 @@ def _read_report(path: Path) -> Json:
             fix="make the report again with this version of EdgeDistill",
         )
     return dict(document)
-
-
-def _artifact(path: Path) -> Artifact:
-    """A file as an artifact, its format told by its ending."""
-    from edgedistill.plugins import find_plugin, load_exporter, plugin_names
-    from edgedistill.types import Artifact, Normalization, Precision, Signature
-
-    endings = {find_plugin("exporters", name).SUFFIX: name for name in plugin_names("exporters")}
-    if path.suffix not in endings or not path.is_file():
-        raise UsageError(
-            f"{path} is not an artifact",
-            where=str(path),
-            expected="an existing file; " + nearest(path.suffix, endings),
-            got="nothing at this path" if path.suffix in endings else repr(path.suffix),
-            fix="give a file of a known format",
-        )
-    fmt = endings[path.suffix]
-    signature = Signature((), (), Normalization((0.0,), (1.0,)), ())
-    companions = tuple(p for p in [path.with_suffix(".bin")] if path.suffix == ".xml" and p.is_file())
-    artifact = Artifact.of_files(
-        path, model=path.stem, fmt=fmt, precision=Precision.FP32, signature=signature, companions=companions
-    )
-    exporter = load_exporter(fmt)
-    try:
-        integer = exporter.count_macs(artifact).integer
-    except Exception as error:  # each library has errors of its own for a file it cannot read
-        raise ArtifactError(
-            f"{path} cannot be read as {fmt}",
-            where=str(path),
-            expected=f"a valid {fmt} file",
-            got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            fix="export it again; the file may be damaged or of another format",
-        ) from error
-    precision = Precision.INT8_STATIC if integer else Precision.FP32
-    return Artifact.of_files(
-        path, model=path.stem, fmt=fmt, precision=precision, signature=signature, companions=companions
-    )
 
 
 if __name__ == "__main__":

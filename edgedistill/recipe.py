@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
+from edgedistill.recipe_benchmark import Benchmark, Gate, LatencyGate, QualityGate, SizeGate
 from edgedistill.recipe_errors import Places, explain, override_key, read_yaml
+from edgedistill.recipe_export import Export, ParitySettings, Quantize
 from edgedistill.recipe_models import ConvnetModel, ImportedModel, Normalize, StudentModel
 from edgedistill.recipe_teachers import ConvnetTeacher, EnsembleTeacher, FileTeacher, ImportedTeacher, Teacher
 from edgedistill.recipe_terms import CrossEntropy, Schedule, Section, SoftTargets, Term
@@ -99,102 +101,6 @@ class ImportData(_Data):
     """Keyword arguments for the function."""
     depends: list[str] = Field(default_factory=list)
     """Files it reads: when one changes, the data are loaded again. Its source code is watched anyway."""
-
-
-class Export(Section):
-    """What to write."""
-
-    formats: list[str] = Field(default=["onnx", "tflite", "openvino"], min_length=1)
-    """Exporters by name (`edgedistill plugins`)."""
-    precisions: list[Literal["fp32", "int8"]] = Field(default=["fp32", "int8"], min_length=1)
-    """fp32 is always written, since parity and int8 start from it; `int8` is static, per channel."""
-
-
-class Quantize(Section):
-    """Calibration of static int8."""
-
-    samples: int = Field(default=256, ge=1)
-    """Training samples used for calibration, drawn with the seed; never evaluation samples."""
-    calibration: str | None = None
-    """An .npz with raw samples (array `x`) to calibrate on instead; relative to the recipe."""
-
-
-class Fp32Parity(Section):
-    """Tolerance of fp32 artifacts."""
-
-    max_relative: float = Field(default=1e-4, gt=0)
-    """Largest |artifact - torch| over all outputs, relative to the largest |torch| output."""
-
-
-class Int8Parity(Section):
-    """Tolerance of int8 artifacts. A wrong graph lands far below both; rounding to 8 bits does not."""
-
-    min_psnr_db: float = Field(default=20.0)
-    """Least peak signal-to-noise ratio of the logits, in decibels."""
-    min_top1_agreement: float = Field(default=0.95, ge=0, le=1)
-    """Least share of samples on which artifact and torch choose the same class."""
-
-
-class ParitySettings(Section):
-    """How far an artifact may depart from the torch model it was made of, over the whole evaluation split."""
-
-    fp32: Fp32Parity = Fp32Parity()
-    """Of fp32 artifacts."""
-    int8: Int8Parity = Int8Parity()
-    """Of int8 artifacts."""
-
-
-class Benchmark(Section):
-    """How latency and memory are measured: fresh processes of the agent, interleaved over artifacts."""
-
-    device: str = "cpu"
-    """Where (`edgedistill devices list`)."""
-    threads: int = Field(default=1, ge=1)
-    """Threads of the runtime."""
-    rounds: int = Field(default=5, ge=1)
-    """Fresh processes per artifact. The range of the medians of 5 rounds is a 94% interval of the median."""
-    min_queries: int = Field(default=100, ge=2)
-    """Least inferences per round."""
-    min_duration_s: float = Field(default=0.25, ge=0)
-    """Least seconds per round."""
-    warmup_s: float = Field(default=0.1, ge=0)
-    """Seconds of inferences before timing."""
-
-
-class QualityGate(Section):
-    """Quality of each student artifact against the teacher."""
-
-    max_drop: float
-    """Most that may be lost, absolute (0.02: two points of top-1). Decided on the 95% interval of the paired difference."""
-
-
-class SizeGate(Section):
-    """Size of each student artifact."""
-
-    max_bytes: int | None = Field(default=None, ge=0)
-    """Most bytes, all files of the artifact together."""
-    max_ratio: float | None = Field(default=None, gt=0)
-    """Most bytes relative to the teacher's fp32 artifact of the same format."""
-
-
-class LatencyGate(Section):
-    """Latency of each student artifact."""
-
-    max_ratio: float
-    """Most p50 relative to the teacher's fp32 artifact in the same runtime. Every round must agree, or it is inconclusive."""
-
-
-class Gate(Section):
-    """What must hold before the artifacts may ship. An absent part is not checked."""
-
-    quality: QualityGate | None = None
-    """Quality against the teacher."""
-    size: SizeGate | None = None
-    """Bytes of each student artifact."""
-    latency: LatencyGate | None = None
-    """Latency of each student artifact."""
-    parity: bool = True
-    """Every artifact, the teacher's too, must match its torch model."""
 
 
 class Recipe(Section):

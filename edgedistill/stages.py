@@ -143,7 +143,7 @@ class Stages:
 
     def parity(self, data_stage: Stage, teacher: Stage, distilled: Stage, files: Files, out: Path) -> None:
         """Every artifact in every runtime over the whole evaluation split: departure, quality, difference."""
-        from edgedistill.benchmarking import compute, subjects
+        from edgedistill.comparing import compute, subjects
         from edgedistill.parity import compare
         from edgedistill.statistics import paired_difference
         from edgedistill.tasks.classification import correct, quality
@@ -186,7 +186,8 @@ class Stages:
 
     def benchmark(self, data_stage: Stage, files: Files, out: Path) -> None:
         """Latency and memory of every artifact in every runtime, the teacher's among them."""
-        from edgedistill.benchmarking import measure, subjects
+        from edgedistill.benchmarking import measure
+        from edgedistill.comparing import subjects
 
         artifacts = files.artifacts()
         inputs = out / ".inputs.npz"

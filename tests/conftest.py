@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROOT = Path(__file__).parent.parent
+settings.register_profile("edgedistill", deadline=None)  # a busy machine is not a fault of the code
+settings.load_profile("edgedistill")
 SMALL = """\
 name: small
 data: {source: digits}

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgedistill.benchmarking import compute, subjects
 from edgedistill.bundle import path_in_bundle
+from edgedistill.comparing import compute, subjects
 from edgedistill.parity import compare
 from edgedistill.plugins import VERBS, find_plugin, load_exporter, plugin_names
 from edgedistill.recipe import ParitySettings

@@ -1,0 +1,82 @@
+"""Run artifacts in their runtimes and compare what they compute."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgedistill.parity import Parity, compare, worst
+from edgedistill.plugins import load_device, load_exporter
+from edgedistill.types import Array, BenchmarkJob, Precision
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgedistill.recipe import ParitySettings
+    from edgedistill.types import Artifact
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An artifact in one of the runtimes that open it."""
+
+    artifact: Artifact
+    runtime: str
+
+
+def subjects(artifacts: Sequence[Artifact]) -> list[Subject]:
+    """Every artifact in every runtime of its format that is installed here.
+
+    What will be compared, the artifacts of one runtime, stands side by side, so that it is measured so.
+    """
+    found = [
+        Subject(artifact, runtime)
+        for artifact in artifacts
+        for runtime, module in load_exporter(artifact.format).RUNTIMES.items()
+        if importlib.util.find_spec(module) is not None
+    ]
+    return sorted(found, key=lambda subject: subject.runtime)
+
+
+def compute(subject: Subject, inputs: Path, outputs: Path, device: str = "cpu") -> Array:
+    """The artifact's first output for every sample of an .npz, as float32 (n, ...)."""
+    job = BenchmarkJob(subject.artifact.path, subject.runtime, inputs=inputs, outputs=outputs, timeout_s=3600)
+    load_device(device).run(device, job)
+    with np.load(outputs, allow_pickle=False) as archive:
+        return np.asarray(archive[archive.files[0]])
+
+
+def compare_files(reference: Artifact, candidate: Artifact, inputs: Path | None, tolerance: ParitySettings) -> Parity:
+    """Compare two files, of any formats, over the same model-ready samples; the farthest runtime counts.
+
+    The reference is computed in the first of its runtimes; the tolerance is that of the lower precision.
+    """
+    precision = max((reference.precision, candidate.precision), key=lambda p: p is not Precision.FP32)
+    with tempfile.TemporaryDirectory() as folder:
+        samples = inputs or _generated(reference, Path(folder) / "inputs.npz")
+        expected = compute(subjects([reference])[0], samples, Path(folder) / "reference.npz")
+        return worst(
+            [
+                compare(
+                    expected, compute(subject, samples, Path(folder) / "candidate.npz"), precision, tolerance,
+                    name=reference.path.name, runtime=subject.runtime,
+                )
+                for subject in subjects([candidate])
+            ]
+        )  # fmt: skip
+
+
+def _generated(artifact: Artifact, path: Path) -> Path:
+    """32 seeded standard normal samples of the artifact's input shapes."""
+    subject = subjects([artifact])[0]
+    job = BenchmarkJob(artifact.path, subject.runtime)
+    specs = load_device("cpu").run("cpu", job).document["inputs"]
+    rng = np.random.default_rng(0)
+    arrays = {s["name"]: rng.standard_normal((32, *s["shape"][1:])).astype(np.float32) for s in specs}
+    np.savez(path, **arrays)
+    return path

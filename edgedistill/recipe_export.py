@@ -1,0 +1,52 @@
+"""What a recipe says of artifacts: formats, precisions, quantisation, how far they may depart."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from edgedistill.recipe_terms import Section
+
+
+class Export(Section):
+    """What to write."""
+
+    formats: list[str] = Field(default=["onnx", "tflite", "openvino"], min_length=1)
+    """Exporters by name (`edgedistill plugins`)."""
+    precisions: list[Literal["fp32", "int8"]] = Field(default=["fp32", "int8"], min_length=1)
+    """fp32 is always written, since parity and int8 start from it; `int8` is static, per channel."""
+
+
+class Quantize(Section):
+    """Calibration of static int8."""
+
+    samples: int = Field(default=256, ge=1)
+    """Training samples used for calibration, drawn with the seed; never evaluation samples."""
+    calibration: str | None = None
+    """An .npz with raw samples (array `x`) to calibrate on instead; relative to the recipe."""
+
+
+class Fp32Parity(Section):
+    """Tolerance of fp32 artifacts."""
+
+    max_relative: float = Field(default=1e-4, gt=0)
+    """Largest |artifact - torch| over all outputs, relative to the largest |torch| output."""
+
+
+class Int8Parity(Section):
+    """Tolerance of int8 artifacts. A wrong graph lands far below both; rounding to 8 bits does not."""
+
+    min_psnr_db: float = Field(default=20.0)
+    """Least peak signal-to-noise ratio of the logits, in decibels."""
+    min_top1_agreement: float = Field(default=0.95, ge=0, le=1)
+    """Least share of samples on which artifact and torch choose the same class."""
+
+
+class ParitySettings(Section):
+    """How far an artifact may depart from the torch model it was made of, over the whole evaluation split."""
+
+    fp32: Fp32Parity = Fp32Parity()
+    """Of fp32 artifacts."""
+    int8: Int8Parity = Int8Parity()
+    """Of int8 artifacts."""

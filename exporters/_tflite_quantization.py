@@ -1,0 +1,62 @@
+"""Quantised TFLite."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgedistill.types import Array, Artifact, Precision, Signature, TensorSpec
+
+from ._common import conversion
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+def quantize(artifact: Artifact, precision: Precision, calibration: Mapping[str, Array], out: Path) -> Artifact:
+    """Static full-integer int8 by ai-edge-quantizer.
+
+    Its own calibration keeps a moving average of the ranges, which clips the logits; the extremes over
+    all calibration samples are what every other runtime here uses.
+    """
+    from ai_edge_quantizer import calibrator, quantizer, recipe
+    from ai_edge_quantizer.utils import qsv_utils
+
+    path = out / f"{artifact.model}-{precision.short}.tflite"
+    names = _signature_inputs(artifact.path)
+    rows = list(calibration.values())
+    samples = [{name: row[i : i + 1] for name, row in zip(names, rows, strict=True)} for i in range(len(rows[0]))]
+    with conversion(artifact.id, "ai-edge-quantizer"):
+        tool = quantizer.Quantizer(str(artifact.path), recipe.static_wi8_ai8())
+        ranges = calibrator.Calibrator(str(artifact.path), num_threads=1, qsv_update_func=qsv_utils.min_max_update)
+        ranges.calibrate({"serving_default": samples}, tool._recipe_manager)  # noqa: SLF001 - no public way to the ranges
+        result = tool.quantize(ranges.get_model_qsvs(), enable_progress_report=False)
+        result.export_model(str(path), overwrite=True)
+    signature = artifact.signature
+    integer = Signature(
+        _as_int8(signature.inputs), _as_int8(signature.outputs), signature.normalization, signature.labels
+    )
+    return Artifact.of_files(
+        path,
+        model=artifact.model,
+        fmt="tflite",
+        precision=precision,
+        signature=integer,
+        producer={"parent": artifact.sha256},
+    )
+
+
+def read(path: Path) -> Any:
+    from ai_edge_litert import schema_py_generated as schema
+
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(path.read_bytes()), 0))
+
+
+def _signature_inputs(path: Path) -> list[str]:
+    """Input names of the file's signature, in the order of its tensors."""
+    (signature,) = read(path).signatureDefs
+    return [tensor.name.decode() for tensor in sorted(signature.inputs, key=lambda t: t.tensorIndex)]
+
+
+def _as_int8(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(s.name, s.shape, "int8", s.layout) for s in specs)
