@@ -26,7 +26,12 @@ class Precision(StrEnum):
     """How the numbers inside an artifact are stored and computed."""
 
     FP32 = "fp32"
+    FP16 = "fp16"
     INT8_STATIC = "int8-static"
+    INT8_DYNAMIC = "int8-dynamic"
+    INT8_WEIGHTS = "int8-weights"
+    INT4_WEIGHTS = "int4-weights"
+    INT8_QAT = "int8-qat"
 
     @property
     def short(self) -> str:
@@ -49,6 +54,21 @@ class Precision(StrEnum):
             got=repr(text),
             fix="use one of the known precisions",
         )
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """One way to reach a precision: a candidate that is measured against the others.
+
+    Attributes:
+        name: short and stable, for reports: `u8s8-minmax`.
+        options: what the exporter's quantiser reads.
+        keep_float: names of layers (as the exporter's `layers` gives them) that stay in float.
+    """
+
+    name: str
+    options: Json = field(default_factory=dict)
+    keep_float: tuple[str, ...] = ()
 
 
 class State(StrEnum):
