@@ -227,6 +227,10 @@ def calibration_digest(recipe: Recipe, beside: Path) -> str | None:
     return file_sha256(beside / name)
 
 
+_TEACHERS_SIDE = {"teacher", "teacher_layers", "capture"}
+"""What a term of an objective asks of the teacher; the rest is the loss's own."""
+
+
 def cache_key(settings: Distill) -> Json:
     """What the teacher's kept answers depend on in the recipe's training section."""
     scheme = settings.scheme
@@ -236,7 +240,8 @@ def cache_key(settings: Distill) -> Json:
     views = 1 if settings.augment is None else settings.augment.views or max(epochs)
     return {
         "signals": [
-            [term.model_dump(mode="json", exclude={"weight", "schedule"}) for term in terms] for terms in objectives
+            [term.model_dump(mode="json", include=_TEACHERS_SIDE) for term in terms if term.loss != "cross_entropy"]
+            for terms in objectives
         ],
         "scheme": scheme.kind,
         "cache": settings.cache,
