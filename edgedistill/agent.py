@@ -3,7 +3,7 @@
 This file is all that is copied to a device: it needs Python 3.8 or newer, numpy and one runtime, and
 nothing of EdgeDistill. Usage:
 
-    python agent.py MODEL --runtime onnxruntime|tflite-runtime|litert|openvino
+    python agent.py MODEL --runtime onnxruntime|tflite-runtime|litert|openvino|ncnn
                     [--threads N] [--inputs X.npz --outputs Y.npz]
                     [--queries N --duration SECONDS --warmup SECONDS]
 
@@ -164,12 +164,95 @@ def open_openvino(path: str, threads: int) -> Session:
     return Session(inputs, outputs, run, {"in_force": in_force, "reshaped_to_static": reshaped})
 
 
+_NCNN_FLAGS = {
+    # float32 throughout; integer layers, where the file has them, stay integer
+    "use_fp16_packed": False,
+    "use_fp16_storage": False,
+    "use_fp16_arithmetic": False,
+    "use_bf16_packed": False,
+    "use_bf16_storage": False,
+    "use_vulkan_compute": False,
+    "use_packing_layout": True,
+    "use_winograd_convolution": True,
+    "use_sgemm_convolution": True,
+}
+_NCNN_SAME_VALUES = ("Split", "Reshape", "Squeeze", "ExpandDims", "Flatten", "Permute", "Crop", "Slice", "Noop")
+
+
+def _ncnn_layers(path: str) -> List[Tuple[str, List[str], List[str], Dict[str, str]]]:
+    """Layers of a .param file: type, blobs in, blobs out, parameters."""
+    with open(path, encoding="ascii") as stream:
+        lines = [line.split() for line in stream if line.strip()]
+    if len(lines) < 3 or lines[0] != ["7767517"] or len(lines) != 2 + int(lines[1][0]):
+        raise ValueError("%s is no whole ncnn .param file" % path)
+    layers = []
+    for words in lines[2:]:
+        below, above = int(words[2]), int(words[3])
+        blobs, settings = words[4 : 4 + below + above], words[4 + below + above :]
+        layers.append((words[0], blobs[:below], blobs[below:], dict(w.split("=", 1) for w in settings)))
+    return layers
+
+
+def _ncnn_inputs(layers: List[Tuple[str, List[str], List[str], Dict[str, str]]]) -> List[Dict[str, Any]]:
+    """What the Input layers tell: names and, where they hold them, shapes; ids are what reaches an Embed layer."""
+    integer = set()
+    for kind, below, above, _ in reversed(layers):
+        if kind == "Embed" or (kind in _NCNN_SAME_VALUES and integer.intersection(above)):
+            integer.update(below[:1])
+    inputs = []
+    for kind, _, above, settings in layers:
+        if kind == "Input":
+            sizes = [int(settings[key]) for key in ("2", "11", "1", "0") if int(settings.get(key, "0")) > 0]
+            dtype = "int32" if above[0] in integer else "float32"
+            inputs.append({"name": above[0], "shape": [1] + sizes if sizes else None, "dtype": dtype})
+    return inputs
+
+
+def open_ncnn(path: str, threads: int) -> Session:
+    """Ncnn (.param with .bin beside it) on the CPU in float32; it knows no batch, so each sample is one extractor."""
+    import ncnn
+
+    layers = _ncnn_layers(path)
+    inputs = _ncnn_inputs(layers)
+    net = ncnn.Net()
+    net.opt.num_threads = threads
+    for flag, value in _NCNN_FLAGS.items():
+        setattr(net.opt, flag, value)
+    weights = os.path.splitext(path)[0] + ".bin"
+    if net.load_param(path) != 0:
+        raise ValueError("ncnn cannot read %s: a layer it does not know, or a damaged file" % path)
+    if not os.path.isfile(weights) or net.load_model(weights) != 0:
+        raise ValueError("ncnn cannot read the weights %s" % weights)
+    consumed = {blob for _, below, _, _ in layers for blob in below}
+    wanted = [blob for _, _, above, _ in layers for blob in above if blob not in consumed]
+    if not inputs or not wanted:
+        raise ValueError("%s has %d inputs and %d outputs" % (path, len(inputs), len(wanted)))
+
+    def run(feed: List[Any]) -> List[Any]:
+        results = []
+        with net.create_extractor() as extractor:
+            for spec, value in zip(inputs, feed):
+                if extractor.input(spec["name"], ncnn.Mat(value[0])) != 0:
+                    raise ValueError("ncnn does not take the input %s" % spec["name"])
+            for blob in wanted:
+                code, mat = extractor.extract(blob)
+                if code != 0:
+                    raise ValueError("ncnn fails at %s with code %d" % (blob, code))
+                results.append(np.array(mat.numpy())[None])
+        return results
+
+    in_force = {flag: getattr(net.opt, flag) for flag in sorted(_NCNN_FLAGS)}
+    in_force["num_threads"] = net.opt.num_threads
+    return Session(inputs, [{"name": blob} for blob in wanted], run, {"in_force": in_force})
+
+
 OPENERS = {
     # runtime: (opener, the module to import, the distribution whose version counts)
     "onnxruntime": (open_onnxruntime, "onnxruntime", "onnxruntime"),
     "tflite-runtime": (open_tflite_runtime, "tflite_runtime.interpreter", "tflite-runtime"),
     "litert": (open_litert, "ai_edge_litert.interpreter", "ai-edge-litert"),
     "openvino": (open_openvino, "openvino", "openvino"),
+    "ncnn": (open_ncnn, "ncnn", "ncnn"),
 }  # type: Dict[str, Tuple[Callable[[str, int], Session], str, str]]
 
 
@@ -245,11 +328,23 @@ def _decode(array: Any, spec: Dict[str, Any]) -> Any:
     return values
 
 
+def _random(specs: List[Dict[str, Any]]) -> List[Any]:
+    """Seeded inputs: normal values, and for integers 0 and 1, which every table of embeddings has."""
+    rng = np.random.RandomState(0)
+    sample = []
+    for spec in specs:
+        if spec["shape"] is None:
+            raise Refused("inputs", "the file does not tell the shape of %r: give --inputs" % spec["name"])
+        plain = "quantization" not in spec and np.dtype(spec["dtype"]).kind in "iub"
+        values = rng.randint(0, 2, spec["shape"]) if plain else rng.standard_normal(spec["shape"])
+        sample.append(_encode(values, spec))
+    return sample
+
+
 def _load_inputs(path: Optional[str], session: Session) -> List[List[Any]]:
     """Samples as lists of model-ready arrays in the model's order; random ones without a file."""
     if path is None:
-        rng = np.random.RandomState(0)
-        return [[_encode(rng.standard_normal(s["shape"]), s) for s in session.inputs]]
+        return [_random(session.inputs)]
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -266,6 +361,8 @@ def _load_inputs(path: Optional[str], session: Session) -> List[List[Any]]:
         arrays = dict(zip(names, arrays.values()))
     for spec in session.inputs:
         sample = arrays[spec["name"]].shape[1:]
+        if spec["shape"] is None:  # an ncnn file need not tell
+            spec["shape"] = [1] + list(sample)
         if [d for d in sample if d != 1] != [d for d in spec["shape"] if d != 1]:  # axes of 1 may be left out
             raise Refused(
                 "inputs",

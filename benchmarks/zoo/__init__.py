@@ -1,0 +1,1 @@
+"""Students of every kind through every exporter: `python -m benchmarks.zoo` writes docs/zoo.md."""
