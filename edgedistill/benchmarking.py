@@ -8,7 +8,8 @@ import numpy as np
 
 from edgedistill.comparing import subjects
 from edgedistill.plugins import load_benchmark, load_device, plugin_names
-from edgedistill.types import BenchmarkJob, BenchmarkResult, Json
+from edgedistill.speed import Round, compare_rounds
+from edgedistill.types import BenchmarkJob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from edgedistill.comparing import Subject
     from edgedistill.recipe import Benchmark
-    from edgedistill.types import Artifact
+    from edgedistill.types import Array, Artifact, BenchmarkResult, Json
 
 
 def measure(
@@ -26,49 +27,58 @@ def measure(
     on_step: Callable[[int, int, str], None],
 ) -> list[Json]:
     """Measure every subject: `rounds` fresh processes each, interleaved so that drift meets all alike."""
+    order = [*found] * settings.rounds
+    results = _run(order, settings, inputs, on_step)
+    return [measurement_of(subject, results[n :: len(found)], settings) for n, subject in enumerate(found)]
+
+
+def _run(
+    order: Sequence[Subject], settings: Benchmark, inputs: Path | None, on_step: Callable[[int, int, str], None]
+) -> list[BenchmarkResult]:
+    """A fresh process for each, in this order."""
     device = load_device(settings.device)
-    benchmarks = [load_benchmark(name) for name in plugin_names("benchmarks")]
-    results: list[list[BenchmarkResult]] = [[] for _ in found]
-    step = 0
-    for _ in range(settings.rounds):
-        for subject, documents in zip(found, results, strict=True):
-            on_step(step, settings.rounds * len(found), f"{subject.artifact.id} in {subject.runtime}")
-            step += 1
-            job = BenchmarkJob(
-                subject.artifact.path,
-                subject.runtime,
-                threads=settings.threads,
-                inputs=inputs,
-                min_queries=settings.min_queries,
-                min_duration_s=settings.min_duration_s,
-                warmup_s=settings.warmup_s,
-            )
-            documents.append(device.run(settings.device, job))
-    measurements = []
-    for subject, documents in zip(found, results, strict=True):
-        first = documents[0].document
-        measurement: Json = {
-            "artifact": subject.artifact.id,
-            "artifact_sha256": subject.artifact.sha256,
-            "device": settings.device,
-            "source": "measured",
-            "runtime": subject.runtime,
-            "runtime_version": first["runtime_version"],
-            "threads": settings.threads,
-            "batch": 1,
-            "rounds": settings.rounds,
-            "facts": first["facts"],
-        }
-        flags: list[str] = []
-        valid = True
-        for benchmark in benchmarks:
-            fields = dict(benchmark.measure(documents))
-            flags += fields.pop("flags", [])
-            valid = fields.pop("valid", True) and valid
-            measurement |= fields
-        measurement |= {"valid": valid, "flags": flags}
-        measurements.append(measurement)
-    return measurements
+    results = []
+    for step, subject in enumerate(order):
+        on_step(step, len(order), f"{subject.artifact.id} in {subject.runtime}")
+        results.append(device.run(settings.device, _job(subject, settings, inputs)))
+    return results
+
+
+def _job(subject: Subject, settings: Benchmark, inputs: Path | None) -> BenchmarkJob:
+    return BenchmarkJob(
+        subject.artifact.path,
+        subject.runtime,
+        threads=settings.threads,
+        inputs=inputs,
+        min_queries=settings.min_queries,
+        min_duration_s=settings.min_duration_s,
+        warmup_s=settings.warmup_s,
+    )
+
+
+def measurement_of(subject: Subject, results: Sequence[BenchmarkResult], settings: Benchmark) -> Json:
+    """What every benchmark of the shelf makes of a subject's processes."""
+    first = results[0].document
+    measurement: Json = {
+        "artifact": subject.artifact.id,
+        "artifact_sha256": subject.artifact.sha256,
+        "device": settings.device,
+        "source": "measured",
+        "runtime": subject.runtime,
+        "runtime_version": first["runtime_version"],
+        "threads": settings.threads,
+        "batch": 1,
+        "rounds": len(results),
+        "facts": first["facts"],
+    }
+    flags: list[str] = []
+    valid = True
+    for benchmark in map(load_benchmark, plugin_names("benchmarks")):
+        fields = dict(benchmark.measure(results))
+        flags += fields.pop("flags", [])
+        valid = fields.pop("valid", True) and valid
+        measurement |= fields
+    return measurement | {"valid": valid, "flags": flags}
 
 
 def measure_files(
@@ -77,20 +87,65 @@ def measure_files(
     settings: Benchmark,
     on_step: Callable[[int, int, str], None],
 ) -> list[Json]:
-    """Measure files on seeded inputs; with `against`, each gets its ratio to that file in the same rounds.
+    """Measure files on seeded inputs; with `against`, each is compared with that file in the same rounds.
 
-    The reference in the same runtime is taken where there is one, else its first runtime.
+    The reference in the same runtime is taken where there is one, else in its first runtime.
     """
-    wanted = [*artifacts, *([against] if against is not None else [])]
-    found = subjects(wanted)
-    measurements = measure(found, settings, None, on_step)
+    found = subjects(artifacts)
     if against is None:
-        return measurements
-    references = [m for m, subject in zip(measurements, found, strict=True) if subject.artifact is against]
-    for measurement in measurements:
-        same = [r for r in references if r["runtime"] == measurement["runtime"]]
-        measurement["ratio_to_reference"] = ratio_of(measurement, (same or references)[0])
+        return measure(found, settings, None, on_step)
+    references = subjects([against])
+    measurements = []
+    for reference in references:
+        own = [subject for subject in found if _partner(subject, references) is reference]
+        measurements += _measure_beside(own, reference, settings, on_step)
     return measurements
+
+
+def _partner(subject: Subject, references: Sequence[Subject]) -> Subject:
+    """The reference in the subject's runtime, else the first."""
+    return next((r for r in references if r.runtime == subject.runtime), references[0])
+
+
+def _measure_beside(
+    own: Sequence[Subject], reference: Subject, settings: Benchmark, on_step: Callable[[int, int, str], None]
+) -> list[Json]:
+    """Rounds of reference, candidate, reference, candidate, ..., reference; then everyone's measurement and answer."""
+    around = [subject for candidate in own for subject in (reference, candidate)] + [reference]
+    results = _run(around * settings.rounds, settings, None, on_step)
+    by_place = [results[place :: len(around)] for place in range(len(around))]
+    beside = measurement_of(reference, [r for place in by_place[::2] for r in place], settings)
+    measurements = []
+    for n, candidate in enumerate(own):
+        before, middle, after = ([_latencies_ms(r) for r in by_place[2 * n + k]] for k in range(3))
+        rounds = [Round(*parts) for parts in zip(before, middle, after, strict=True)]
+        measurement = measurement_of(candidate, by_place[2 * n + 1], settings)
+        measurement["ratio_to_reference"] = {
+            "reference": reference.artifact.id,
+            "runtime": reference.runtime,
+            "rounds": [
+                float(np.median(r.candidate) / np.sqrt(np.median(r.before) * np.median(r.after))) for r in rounds
+            ],
+            **_compared(rounds),
+        }
+        measurements.append(measurement)
+    return [*measurements, beside]
+
+
+def _compared(rounds: Sequence[Round]) -> Json:
+    """The comparison of several rounds; of one, its ratio alone."""
+    if len(rounds) == 1:
+        (only,) = rounds
+        ratio = float(np.median(only.candidate) / np.sqrt(np.median(only.before) * np.median(only.after)))
+        return {"p50": ratio, "answer": "inconclusive", "needed_rounds": None}
+    document = compare_rounds(rounds).to_json()
+    p50, p90 = document.pop("p50"), document.pop("p90")
+    ends = {f"{name}_interval99": [r["low"], r["high"]] for name, r in (("p50", p50), ("p90", p90))}
+    return {"p50": p50["value"], "p90": p90["value"], **ends, "compared_rounds": document.pop("rounds"), **document}
+
+
+def _latencies_ms(result: BenchmarkResult) -> Array:
+    return np.asarray(result.document["latency_ns"], dtype=np.float64) / 1e6
 
 
 def ratio_of(measurement: Json, reference: Json) -> Json:

@@ -212,9 +212,12 @@ def benchmark(
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")] = 1,
     against: Annotated[
         Path | None,
-        typer.Option("--against", help="Report p50 relative to this artifact, measured interleaved."),
+        typer.Option("--against", help="Say whether each file is faster or slower than this one, measured interleaved."),
     ] = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Fresh processes per artifact.")] = 5,
+    rounds: Annotated[
+        int | None,
+        typer.Option("--rounds", min=1, help="Fresh processes per artifact. Default: 5, with --against 12."),
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
@@ -230,7 +233,7 @@ def benchmark(
             measurements += measure_files(
                 [artifact_of(path) for path in artifacts],
                 artifact_of(against) if against else None,
-                Benchmark(device=name, threads=threads, rounds=rounds),
+                Benchmark(device=name, threads=threads, rounds=rounds or (12 if against else 5)),
                 lambda done, total, text: watch.step(f"measure {text}", done, total),
             )
     if as_json:

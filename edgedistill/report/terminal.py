@@ -82,9 +82,19 @@ def show_measurements(measurements: list[Json], console: Console) -> None:
         table.add_row(
             Text(m["artifact"]), Text(m["device"]), f"{m['runtime']} {m['runtime_version']}", str(latency["count"]),
             f"{latency['p50']:.4f}", f"{latency['p90']:.4f}", f"{m['load_cold_ms']:.1f}",
-            f"{m['memory_bytes']['peak'] / 1e6:.1f}", f"{ratio['p50']:.3f}" if ratio else "", "; ".join(m["flags"]),
+            f"{m['memory_bytes']['peak'] / 1e6:.1f}", _answer(ratio) if ratio else "",
+            "; ".join(m["flags"]),
         )  # fmt: skip
     console.print(table)
+
+
+def _answer(ratio: Json) -> str:
+    """How a file stands to the reference: the ratio, its interval, the verdict."""
+    if "p50_interval99" not in ratio:
+        return f"{ratio['p50']:.3f}"
+    low, high = ratio["p50_interval99"]
+    more = f", {ratio['needed_rounds']} rounds needed" if ratio["needed_rounds"] else ""
+    return f"{ratio['p50']:.3f} [{low:.3f}, {high:.3f}] {ratio['answer']}{more}"
 
 
 def _spread(model: Json) -> str:
