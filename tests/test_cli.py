@@ -265,7 +265,10 @@ def test_benchmark_measures_files_beside_a_reference(finished: Finished) -> None
     command: list[str | Path] = ["benchmark", artifacts / "student-fp32.onnx", "--against", teacher, "--rounds", "1"]
     measurements = documents(edgedistill(*command, "--json"))["measurements"]
     assert len(measurements) == 2
-    assert {m["ratio_to_reference"]["reference"] for m in measurements} == {"teacher-fp32-onnx-fp32"}
+    candidate, reference = measurements
+    assert candidate["ratio_to_reference"]["reference"] == reference["artifact"] == "teacher-fp32-onnx-fp32"
+    assert candidate["ratio_to_reference"]["answer"] == "inconclusive", "one round has no spread"
+    assert reference["rounds"] == 2, "before and after"
     assert "onnxruntime" in edgedistill(*command).stdout
 
 
