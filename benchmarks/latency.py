@@ -11,17 +11,24 @@ from edgedistill.statistics import early_stopping_p90, summarize_ms
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgedistill.types import BenchmarkResult, Json
+    from edgedistill.types import Array, BenchmarkResult, Json
 
 REQUIRES: tuple[str, ...] = ()
 _UNSTABLE = 1.25
 """Rounds whose medians differ by more than a quarter are told; the gate asks every round anyway."""
+_THROTTLED = 1.10
+"""A last third that is a tenth slower than the first, in most rounds, is a trend and no noise."""
+_TREND_SAMPLES = 30
+_WAITED = 0.05
+"""A stream needs its core all the time: a twentieth of the wall time without it is contention."""
+_STOLEN = 0.01
 
 
 def measure(results: Sequence[BenchmarkResult]) -> Json:
     """Percentiles over all rounds' samples, the medians of each round, and the stages before them.
 
-    Load and first-inference times are medians over the rounds, each a fresh process.
+    Load and first-inference times are medians over the rounds, each a fresh process. Flags tell what makes the
+    figures doubtful: too few queries (which alone makes them invalid), unstable, throttled, contended.
     """
     rounds = [np.asarray(result.document["latency_ns"], dtype=np.float64) / 1e6 for result in results]
     pooled = np.concatenate(rounds)
@@ -32,12 +39,15 @@ def measure(results: Sequence[BenchmarkResult]) -> Json:
         flags.append(f"too few queries for a 90th percentile: {pooled.size} (at least 64 are needed)")
     if max(medians) > _UNSTABLE * min(medians):
         flags.append(f"unstable: medians of the rounds from {min(medians):.4f} to {max(medians):.4f} ms")
+    flags += [*_throttled(rounds), *_contended(results)]
 
     def median(key: str) -> float:
         return float(np.median([result.document[key] for result in results]))
 
+    summary = summarize_ms(pooled)
     return {
-        "latency_ms": summarize_ms(pooled),
+        "latency_ms": summary,
+        "throughput_per_s": 1e3 / float(summary["mean"]),
         "p90_early_stopping_ms": early,
         "round_p50_ms": medians,
         "import_ms": median("import_ms"),
@@ -49,3 +59,28 @@ def measure(results: Sequence[BenchmarkResult]) -> Json:
         "valid": early is not None,
         "flags": flags,
     }
+
+
+def _throttled(rounds: Sequence[Array]) -> list[str]:
+    """Whether rounds get slower from their first third to their last."""
+    thirds = [np.array_split(samples, 3) for samples in rounds if samples.size >= _TREND_SAMPLES]
+    trends = [float(np.median(parts[2]) / np.median(parts[0])) for parts in thirds]
+    if not trends or np.median(trends) <= _THROTTLED:
+        return []
+    return [f"throttled: the last third of a round takes {np.median(trends):.2f} x its first (median of {len(trends)})"]
+
+
+def _contended(results: Sequence[BenchmarkResult]) -> list[str]:
+    """Whether others took the cores: time that the hypervisor stole, or that a one-thread stream had to wait."""
+    told = [result.document["disturbance"] for result in results if "disturbance" in result.document]
+    wall = sum(one["wall_s"] for one in told)
+    if not wall:
+        return []
+    flags = []
+    stolen = sum(one.get("steal_s", 0.0) for one in told) / wall
+    if stolen > _STOLEN:
+        flags.append(f"contended: the host stole {100 * stolen:.0f}% of a core")
+    waited = 1 - sum(one["cpu_s"] for one in told) / wall
+    if waited > _WAITED:
+        flags.append(f"contended: the stream waited {100 * waited:.0f}% of the time for a core")
+    return flags

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import edgedistill.agent
-from edgedistill.errors import ArtifactError, DeviceError
+from edgedistill.errors import ArtifactError, DeviceError, UsageError
 from edgedistill.types import BenchmarkResult, DeviceInfo
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
     command = [sys.executable, str(Path(edgedistill.agent.__file__)), str(job.artifact)]
     command += ["--runtime", job.runtime, "--threads", str(job.threads), "--warmup", str(job.warmup_s)]
     command += ["--queries", str(job.min_queries), "--duration", str(job.min_duration_s)]
+    command += ["--affinity", ",".join(map(str, job.affinity))] if job.affinity else []
+    command += ["--profile", str(job.profile)] if job.profile else []
     for option, path in (("--inputs", job.inputs), ("--outputs", job.outputs)):
         command += [option, str(path)] if path is not None else []
     environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads)}
@@ -70,6 +72,14 @@ def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
             got=f"exit code {done.returncode}, {told[0]}",
             fix=f"run it by hand: {' '.join(command)}",
         ) from error
+    if "error" in document and document["error"]["code"] == "affinity":
+        raise UsageError(
+            document["error"]["message"],
+            where="benchmark.affinity, --affinity",
+            expected=f"cores that this process may use: {sorted(os.sched_getaffinity(0))}",
+            got=",".join(map(str, job.affinity)),
+            fix="name other cores, or leave affinity out",
+        )
     if "error" in document:
         raise ArtifactError(
             f"{job.runtime} refuses {job.artifact.name}: {document['error']['message']}",

@@ -5,12 +5,14 @@ nothing of EdgeDistill. Usage:
 
     python agent.py MODEL --runtime onnxruntime|tflite-runtime|litert|openvino|ncnn
                     [--threads N] [--inputs X.npz --outputs Y.npz]
-                    [--queries N --duration SECONDS --warmup SECONDS]
+                    [--queries N --duration SECONDS --warmup SECONDS] [--affinity 0,1] [--profile N]
 
 With --outputs every sample of X.npz (first axis) is computed at batch 1 and written as float32. With
 --queries a single stream is timed: at least N inferences and SECONDS seconds; input copies into the
-runtime are timed, quantising and normalising are not. Each stage is timed apart, and memory is that
-of this process (resident set, from /proc). Exit code 3, with {"error": ...}, when the runtime refuses.
+runtime are timed, quantising and normalising are not. With --profile the time of every operator is
+taken over N more inferences, in a session of its own, so that it disturbs no other figure. Each
+stage is timed apart, and memory is that of this process (resident set, from /proc). Exit code 3,
+with {"error": ...}, when the runtime refuses.
 """
 
 import os
@@ -183,7 +185,7 @@ def _ncnn_layers(path: str) -> List[Tuple[str, List[str], List[str], Dict[str, s
     """Layers of a .param file: type, blobs in, blobs out, parameters."""
     with open(path, encoding="ascii") as stream:
         lines = [line.split() for line in stream if line.strip()]
-    if len(lines) < 3 or lines[0] != ["7767517"] or len(lines) != 2 + int(lines[1][0]):
+    if not lines[2:] or lines[0] != ["7767517"] or len(lines) != 2 + int(lines[1][0]):
         raise ValueError("%s is no whole ncnn .param file" % path)
     layers = []
     for words in lines[2:]:
@@ -204,7 +206,7 @@ def _ncnn_inputs(layers: List[Tuple[str, List[str], List[str], Dict[str, str]]])
         if kind == "Input":
             sizes = [int(settings[key]) for key in ("2", "11", "1", "0") if int(settings.get(key, "0")) > 0]
             dtype = "int32" if above[0] in integer else "float32"
-            inputs.append({"name": above[0], "shape": [1] + sizes if sizes else None, "dtype": dtype})
+            inputs.append({"name": above[0], "shape": [1, *sizes] if sizes else None, "dtype": dtype})
     return inputs
 
 
@@ -362,7 +364,7 @@ def _load_inputs(path: Optional[str], session: Session) -> List[List[Any]]:
     for spec in session.inputs:
         sample = arrays[spec["name"]].shape[1:]
         if spec["shape"] is None:  # an ncnn file need not tell
-            spec["shape"] = [1] + list(sample)
+            spec["shape"] = [1, *sample]
         if [d for d in sample if d != 1] != [d for d in spec["shape"] if d != 1]:  # axes of 1 may be left out
             raise Refused(
                 "inputs",
@@ -400,6 +402,115 @@ def _stream(session: Session, samples: List[List[Any]], queries: int, seconds: f
     return taken
 
 
+def _pin(cores: Optional[str]) -> List[int]:
+    """Keep this process on the given cores; the cores in force."""
+    if cores is not None:
+        try:
+            os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
+        except (OSError, ValueError, AttributeError) as error:
+            raise Refused("affinity", "cannot run on the cores %s: %s" % (cores, error))
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+def _conditions() -> Dict[str, float]:
+    """What may disturb a measurement, as counters: context switches of this process, stolen and total CPU time."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    found = {"involuntary_switches": float(usage.ru_nivcsw), "cpu_s": usage.ru_utime + usage.ru_stime}
+    try:
+        with open("/proc/stat") as lines:
+            ticks = [int(word) for word in lines.readline().split()[1:]]
+        found["steal_s"] = ticks[7] / float(os.sysconf("SC_CLK_TCK"))
+    except (OSError, IndexError, ValueError):
+        pass  # not every kernel tells
+    return found
+
+
+def _disturbance(before: Dict[str, float], wall_s: float) -> Dict[str, float]:
+    """The counters' growth over a measurement of wall_s seconds, and the run queue at its end."""
+    after = _conditions()
+    found = {key: after[key] - before[key] for key in before if key in after}
+    found["wall_s"] = wall_s
+    try:
+        with open("/proc/loadavg") as stream:
+            found["run_queue"] = float(stream.read().split()[3].split("/")[0])
+    except (OSError, IndexError, ValueError):
+        pass
+    return found
+
+
+def profile_onnxruntime(path: str, threads: int, samples: List[List[Any]], count: int) -> List[Dict[str, Any]]:
+    """Kernel times of onnxruntime's own profiler."""
+    import shutil
+    import tempfile
+
+    import onnxruntime as ort
+
+    folder = tempfile.mkdtemp()
+    try:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.enable_profiling = True
+        options.profile_file_prefix = os.path.join(folder, "profile")
+        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        names = [i.name for i in session.get_inputs()]
+        for number in range(count):
+            session.run(None, dict(zip(names, samples[number % len(samples)])))
+        with open(session.end_profiling()) as stream:
+            events = json.load(stream)
+    finally:
+        shutil.rmtree(folder)
+    rows = {}  # type: Dict[str, Dict[str, Any]]
+    for event in events:
+        name = event.get("name", "")
+        if event.get("cat") == "Node" and name.endswith("_kernel_time"):
+            name = name[: -len("_kernel_time")]
+            row = rows.setdefault(name, {"name": name, "type": event["args"].get("op_name", ""), "ms": 0.0})
+            row["ms"] += event["dur"] / 1e3 / count
+    return list(rows.values())
+
+
+def profile_openvino(path: str, threads: int, samples: List[List[Any]], count: int) -> List[Dict[str, Any]]:
+    """Layer times of OpenVINO's performance counters."""
+    import openvino as ov
+
+    core = ov.Core()
+    model = core.read_model(path)
+    model.reshape({port: list(value.shape) for port, value in zip(model.inputs, samples[0])})
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERF_COUNT": True,
+    }
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    rows = {}  # type: Dict[str, Dict[str, Any]]
+    for number in range(count):
+        request.infer(dict(enumerate(samples[number % len(samples)])))
+        for info in request.profiling_info:
+            if "NOT_RUN" in str(info.status):
+                continue
+            kind = "%s (%s)" % (info.node_type, info.exec_type)
+            row = rows.setdefault(info.node_name, {"name": info.node_name, "type": kind, "ms": 0.0})
+            row["ms"] += info.real_time.total_seconds() * 1e3 / count
+    return list(rows.values())
+
+
+PROFILERS = {"onnxruntime": profile_onnxruntime, "openvino": profile_openvino}
+
+
+def _profile(runtime: str, path: str, threads: int, samples: List[List[Any]], count: int) -> Dict[str, Any]:
+    """Where the time goes: operators in order, milliseconds an inference, share of their sum."""
+    if runtime not in PROFILERS:
+        return {"operators": None, "reason": "%s's Python package has no profiler" % runtime}
+    rows = PROFILERS[runtime](path, threads, samples, count)
+    total = sum(row["ms"] for row in rows)
+    for row in rows:
+        row["share"] = row["ms"] / total if total else 0.0
+    return {"operators": rows, "inferences": count}
+
+
 def main(argv: Optional[List[str]] = None) -> int:
     """Parse the arguments, run, print the document; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -411,6 +522,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument("--queries", type=int, default=0, help="time at least so many inferences")
     parser.add_argument("--duration", type=float, default=0.0, help="and at least so many seconds")
     parser.add_argument("--warmup", type=float, default=0.1, help="seconds before timing")
+    parser.add_argument("--affinity", help="cores to run on, such as 0,1")
+    parser.add_argument("--profile", type=int, default=0, help="time every operator over so many inferences")
     arguments = parser.parse_args(argv)
     try:
         document = measure(arguments)
@@ -425,6 +538,7 @@ def main(argv: Optional[List[str]] = None) -> int:
 def measure(arguments: argparse.Namespace) -> Dict[str, Any]:
     """One process's whole life with a model, stage by stage."""
     opener, module, distribution = OPENERS[arguments.runtime]
+    cores = _pin(arguments.affinity)
     memory = {"baseline": _memory_bytes()["now"]}
     import_ms = _import(module, arguments.runtime)
     memory["after_import"] = _memory_bytes()["now"]
@@ -446,6 +560,7 @@ def measure(arguments: argparse.Namespace) -> Dict[str, Any]:
         "numpy": np.__version__,
         "machine": platform.machine(),
         "threads": arguments.threads,
+        "cores": cores,
         "inputs": session.inputs,
         "outputs": session.outputs,
         "facts": session.facts,
@@ -458,13 +573,18 @@ def measure(arguments: argparse.Namespace) -> Dict[str, Any]:
         document["samples"] = _compute(session, samples, arguments.outputs)
     if arguments.queries > 0:
         _stream(session, samples, 1, arguments.warmup)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+        before, started = _conditions(), time.perf_counter()
         document["latency_ns"] = _stream(session, samples, arguments.queries, arguments.duration)
-        document["involuntary_switches"] = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - before
+        document["disturbance"] = _disturbance(before, time.perf_counter() - started)
+        document["involuntary_switches"] = int(document["disturbance"]["involuntary_switches"])
     memory["peak"] = _memory_bytes()["peak"]  # before the second load, which would be counted twice
     document["memory_bytes"] = memory
     del session
     document["load_warm_ms"] = _open(opener, arguments.model, arguments.threads)[1]
+    if arguments.profile > 0:
+        document["profile"] = _profile(
+            arguments.runtime, arguments.model, arguments.threads, samples, arguments.profile
+        )
     return document
 
 

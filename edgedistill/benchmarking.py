@@ -53,6 +53,8 @@ def _job(subject: Subject, settings: Benchmark, inputs: Path | None) -> Benchmar
         min_queries=settings.min_queries,
         min_duration_s=settings.min_duration_s,
         warmup_s=settings.warmup_s,
+        affinity=tuple(settings.affinity),
+        profile=settings.profile,
     )
 
 
@@ -67,6 +69,8 @@ def measurement_of(subject: Subject, results: Sequence[BenchmarkResult], setting
         "runtime": subject.runtime,
         "runtime_version": first["runtime_version"],
         "threads": settings.threads,
+        "cores": first.get("cores", []),
+        "preset": settings.preset,
         "batch": 1,
         "rounds": len(results),
         "facts": first["facts"],

@@ -16,6 +16,7 @@ from edgedistill.errors import EdgeDistillError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from edgedistill.recipe import Benchmark
     from edgedistill.types import Json
 
 app = typer.Typer(
@@ -207,7 +208,7 @@ def parity(
 
 @app.command()
 def benchmark(
-    artifacts: Annotated[list[Path], typer.Argument(help="Files: .onnx, .tflite, .xml.")],
+    artifacts: Annotated[list[Path], typer.Argument(help="Files: .onnx, .tflite, .xml, .param.")],
     device: Annotated[list[str] | None, typer.Option("--device", help="Where. Default: cpu.")] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")] = 1,
     against: Annotated[
@@ -216,16 +217,25 @@ def benchmark(
     ] = None,
     rounds: Annotated[
         int | None,
-        typer.Option("--rounds", min=1, help="Fresh processes per artifact. Default: 5, with --against 12."),
+        typer.Option("--rounds", min=1, help="Fresh processes per artifact. Default: the preset's, 12 with --against."),
     ] = None,
+    preset: Annotated[
+        str, typer.Option("--preset", help="quick, normal or official: least queries and seconds of a round.")
+    ] = "normal",
+    affinity: Annotated[str, typer.Option("--affinity", help="Cores to run on, such as 0,1.")] = "",
+    profile: Annotated[
+        int, typer.Option("--profile", min=0, help="Also time every operator, over so many inferences.")
+    ] = 0,
     as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
     """Measure latency and memory of artifacts, each in every runtime installed."""
     from edgedistill.benchmarking import measure_files
     from edgedistill.progress import TerminalWatch
-    from edgedistill.recipe import Benchmark
 
+    wanted = {"threads": threads, "preset": preset, "affinity": _cores(affinity), "profile": profile}
+    many = rounds or (12 if against else None)
+    wanted |= {"rounds": many} if many else {}
     measurements: list[Json] = []
     watch = TerminalWatch()
     with watch.bar:
@@ -233,7 +243,7 @@ def benchmark(
             measurements += measure_files(
                 [artifact_of(path) for path in artifacts],
                 artifact_of(against) if against else None,
-                Benchmark(device=name, threads=threads, rounds=rounds or (12 if against else 5)),
+                _benchmark_settings(device=name, **wanted),
                 lambda done, total, text: watch.step(f"measure {text}", done, total),
             )
     if as_json:
@@ -243,6 +253,31 @@ def benchmark(
 
         show_measurements(measurements, console())
     return 0 if all(m["valid"] for m in measurements) else 3
+
+
+def _benchmark_settings(**wanted: Any) -> Benchmark:
+    from pydantic import ValidationError
+
+    from edgedistill.recipe import Benchmark
+
+    try:
+        return Benchmark.model_validate(wanted)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = f"--{first['loc'][0]}"
+        raise UsageError(
+            f"{option}: {first['msg']}", where=option, expected=first["msg"], got=repr(first["input"]), fix="--help"
+        ) from None
+
+
+def _cores(text: str) -> list[int]:
+    try:
+        return [int(core) for core in text.split(",") if core]
+    except ValueError:
+        raise UsageError(
+            f"--affinity {text!r} names no cores", where="--affinity", expected="numbers such as 0,1", got=repr(text),
+            fix="list the cores' numbers",
+        ) from None  # fmt: skip
 
 
 @app.command()

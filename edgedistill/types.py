@@ -314,7 +314,8 @@ class BenchmarkJob:
     """One process of the agent: open `artifact` in `runtime`, and measure or compute.
 
     `inputs` is an `.npz` of model-ready arrays (first axis: samples); `outputs` names the `.npz` to
-    write, one row a sample, or None. Latency is measured when `min_queries` is positive.
+    write, one row a sample, or None. Latency is measured when `min_queries` is positive. `affinity` are
+    the cores to run on (none: any), `profile` the inferences over which operators are timed (0: not).
     """
 
     artifact: Path
@@ -326,6 +327,8 @@ class BenchmarkJob:
     min_duration_s: float = 0.0
     warmup_s: float = 0.1
     timeout_s: float = 600.0
+    affinity: tuple[int, ...] = ()
+    profile: int = 0
 
 
 @dataclass(frozen=True)

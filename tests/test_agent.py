@@ -21,7 +21,7 @@ pytest.importorskip("onnxruntime")
 AGENT = Path(edgedistill.agent.__file__)
 FIELDS = {
     "schema", "runtime", "runtime_version", "python", "numpy", "machine", "threads", "inputs", "outputs", "facts",
-    "import_ms", "load_cold_ms", "load_warm_ms", "page_cache", "first_inference_ms", "memory_bytes",
+    "cores", "import_ms", "load_cold_ms", "load_warm_ms", "page_cache", "first_inference_ms", "memory_bytes",
 }  # fmt: skip
 
 
@@ -232,3 +232,15 @@ def test_its_source_is_python_3_8_and_imports_only_the_standard_library_numpy_an
     imported |= {(node.module or ".").split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
     runtimes = {"onnxruntime", "tflite_runtime", "ai_edge_litert", "openvino"}
     assert imported - sys.stdlib_module_names == {"numpy"} | runtimes
+
+
+def test_operators_are_timed_apart_and_cores_are_obeyed(model: Path) -> None:
+    document = _document(model, "--queries", "5", "--profile", "20", "--affinity", "0")
+    operators = document["profile"]["operators"]
+    assert {row["type"] for row in operators} >= {"ReduceSum"}
+    assert sum(row["share"] for row in operators) == pytest.approx(1.0)
+    assert all(row["ms"] > 0 for row in operators)
+    assert document["cores"] == [0]
+    assert document["disturbance"]["wall_s"] > 0
+    assert _refusal(model, "--affinity", "99999")["code"] == "affinity"
+    assert _refusal(model, "--affinity", "first")["code"] == "affinity"

@@ -86,6 +86,24 @@ def show_measurements(measurements: list[Json], console: Console) -> None:
             "; ".join(m["flags"]),
         )  # fmt: skip
     console.print(table)
+    for m in measurements:
+        if m.get("operators"):
+            _show_operators(m, console)
+
+
+_BAR = 40
+
+
+def _show_operators(measurement: Json, console: Console) -> None:
+    """The ten costliest operators as bars."""
+    title = f"{measurement['artifact']} in {measurement['runtime']}: time by operator"
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for heading, side in (("operator", "left"), ("type", "left"), ("ms", "right"), ("share", "left")):
+        table.add_column(heading, justify="right" if side == "right" else "left")
+    for row in sorted(measurement["operators"], key=lambda one: -one["ms"])[:10]:
+        bar = "\u2588" * round(_BAR * row["share"])
+        table.add_row(Text(row["name"]), Text(row["type"]), f"{row['ms']:.4f}", f"{bar} {100 * row['share']:.0f}%")
+    console.print(table)
 
 
 def _answer(ratio: Json) -> str:

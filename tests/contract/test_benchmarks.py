@@ -21,6 +21,14 @@ def document(scale: float = 1.0, queries: int = 200) -> Json:
         "first_inference_ms": 1.0,
         "page_cache": "kept",
         "involuntary_switches": 2,
+        "disturbance": {"involuntary_switches": 2.0, "cpu_s": 0.99, "wall_s": 1.0, "steal_s": 0.0},
+        "profile": {
+            "inferences": 3,
+            "operators": [
+                {"name": "a", "type": "Conv", "ms": 3.0 * scale, "share": 0.75},
+                {"name": "b", "type": "Relu", "ms": 1.0 * scale, "share": 0.25},
+            ],
+        },
         "memory_bytes": {"baseline": 10, "after_import": 20, "after_load": 30, "peak": int(40 * scale)},
     }
 
@@ -60,3 +68,31 @@ def test_latency_says_when_rounds_disagree_and_when_queries_are_too_few() -> Non
 def test_memory_is_the_median_over_rounds() -> None:
     fields = load_benchmark("memory").measure(results(document(1), document(2), document(10)))
     assert fields["memory_bytes"] == {"baseline": 10, "after_import": 20, "after_load": 30, "peak": 80}
+
+
+def test_latency_tells_throttling_and_contention_apart_from_noise() -> None:
+    slowing = document()
+    slowing["latency_ns"] = [1_000_000 + 1_000 * i for i in range(300)]
+    waiting = document()
+    waiting["disturbance"] |= {"cpu_s": 0.7}
+    stolen = document()
+    stolen["disturbance"] |= {"steal_s": 0.2}
+    for given, says in ((slowing, "throttled"), (waiting, "waited 30%"), (stolen, "stole 20%")):
+        flags = load_benchmark("latency").measure(results(given, given, given))["flags"]
+        assert [says in flag for flag in flags] == [True]
+
+
+def test_operators_are_medians_with_shares_and_say_when_there_is_no_profiler() -> None:
+    fields = load_benchmark("operators").measure(results(document(1), document(2), document(10)))
+    assert [(row["name"], row["ms"], row["share"]) for row in fields["operators"]] == [
+        ("a", 6.0, 0.75),
+        ("b", 2.0, 0.25),
+    ]
+    nothing = document()
+    nothing["profile"] = {"operators": None, "reason": "no profiler"}
+    assert load_benchmark("operators").measure(results(nothing)) == {
+        "operators": None,
+        "operators_reason": "no profiler",
+    }
+    del nothing["profile"]
+    assert load_benchmark("operators").measure(results(nothing)) == {}
