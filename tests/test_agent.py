@@ -230,7 +230,7 @@ def test_its_source_is_python_3_8_and_imports_only_the_standard_library_numpy_an
     nodes = list(ast.walk(tree))
     imported = {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     imported |= {(node.module or ".").split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
-    runtimes = {"onnxruntime", "tflite_runtime", "ai_edge_litert", "openvino"}
+    runtimes = {"onnxruntime", "tflite_runtime", "ai_edge_litert", "ncnn", "openvino"}
     assert imported - sys.stdlib_module_names == {"numpy"} | runtimes
 
 

@@ -39,7 +39,7 @@ def test_nobody_imports_a_shelf_by_its_mapped_name(path: Path) -> None:
 
 def test_the_agent_needs_the_standard_library_numpy_and_runtimes_alone() -> None:
     outside = {name.split(".")[0] for name in imported_names(ROOT / "edgedistill" / "agent.py")}
-    runtimes = {"numpy", "onnxruntime", "tflite_runtime", "ai_edge_litert", "openvino"}
+    runtimes = {"numpy", "onnxruntime", "tflite_runtime", "ai_edge_litert", "ncnn", "openvino"}
     import sys
 
     assert outside - runtimes <= set(sys.stdlib_module_names)
