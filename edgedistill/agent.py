@@ -6,11 +6,13 @@ nothing of EdgeDistill. Usage:
     python agent.py MODEL --runtime onnxruntime|tflite-runtime|litert|openvino|ncnn
                     [--threads N] [--inputs X.npz --outputs Y.npz]
                     [--queries N --duration SECONDS --warmup SECONDS] [--affinity 0,1] [--profile N]
+                    [--sustained MINUTES]
 
 With --outputs every sample of X.npz (first axis) is computed at batch 1 and written as float32. With
 --queries a single stream is timed: at least N inferences and SECONDS seconds; input copies into the
 runtime are timed, quantising and normalising are not. With --profile the time of every operator is
-taken over N more inferences, in a session of its own, so that it disturbs no other figure. Each
+taken over N more inferences, in a session of its own, so that it disturbs no other figure. With
+--sustained a stream goes on for so many minutes and each minute is told by its percentiles. Each
 stage is timed apart, and memory is that of this process (resident set, from /proc). Exit code 3,
 with {"error": ...}, when the runtime refuses.
 """
@@ -27,7 +29,7 @@ import json
 import platform
 import resource
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 import numpy as np
 
@@ -197,7 +199,7 @@ def _ncnn_layers(path: str) -> List[Tuple[str, List[str], List[str], Dict[str, s
 
 def _ncnn_inputs(layers: List[Tuple[str, List[str], List[str], Dict[str, str]]]) -> List[Dict[str, Any]]:
     """What the Input layers tell: names and, where they hold them, shapes; ids are what reaches an Embed layer."""
-    integer = set()
+    integer = set()  # type: Set[str]
     for kind, below, above, _ in reversed(layers):
         if kind == "Embed" or (kind in _NCNN_SAME_VALUES and integer.intersection(above)):
             integer.update(below[:1])
@@ -511,6 +513,18 @@ def _profile(runtime: str, path: str, threads: int, samples: List[List[Any]], co
     return {"operators": rows, "inferences": count}
 
 
+def _sustain(session: Session, samples: List[List[Any]], minutes: float) -> List[Dict[str, float]]:
+    """A stream without a pause, minute by minute; the last one may be shorter."""
+    rows = []
+    left = minutes * 60
+    while left > 0:
+        taken = np.array(_stream(session, samples, 1, min(60.0, left))) / 1e6
+        p50, p90, p99 = (float(value) for value in np.percentile(taken, [50, 90, 99]))
+        rows.append({"count": len(taken), "min": float(taken.min()), "p50": p50, "p90": p90, "p99": p99})
+        left -= 60
+    return rows
+
+
 def main(argv: Optional[List[str]] = None) -> int:
     """Parse the arguments, run, print the document; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -524,6 +538,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument("--warmup", type=float, default=0.1, help="seconds before timing")
     parser.add_argument("--affinity", help="cores to run on, such as 0,1")
     parser.add_argument("--profile", type=int, default=0, help="time every operator over so many inferences")
+    parser.add_argument("--sustained", type=float, default=0.0, help="minutes of a stream told minute by minute")
     arguments = parser.parse_args(argv)
     try:
         document = measure(arguments)
@@ -577,6 +592,8 @@ def measure(arguments: argparse.Namespace) -> Dict[str, Any]:
         document["latency_ns"] = _stream(session, samples, arguments.queries, arguments.duration)
         document["disturbance"] = _disturbance(before, time.perf_counter() - started)
         document["involuntary_switches"] = int(document["disturbance"]["involuntary_switches"])
+    if arguments.sustained > 0:
+        document["minutes_ms"] = _sustain(session, samples, arguments.sustained)
     memory["peak"] = _memory_bytes()["peak"]  # before the second load, which would be counted twice
     document["memory_bytes"] = memory
     del session

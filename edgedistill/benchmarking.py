@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,9 +39,13 @@ def _run(
     """A fresh process for each, in this order."""
     device = load_device(settings.device)
     results = []
+    met: set[tuple[Path, str]] = set()
     for step, subject in enumerate(order):
         on_step(step, len(order), f"{subject.artifact.id} in {subject.runtime}")
-        results.append(device.run(settings.device, _job(subject, settings, inputs)))
+        job = _job(subject, settings, inputs)
+        sustained = 0.0 if (subject.artifact.path, subject.runtime) in met else settings.sustained_min
+        results.append(device.run(settings.device, replace(job, sustained_min=sustained)))
+        met.add((subject.artifact.path, subject.runtime))
     return results
 
 

@@ -226,6 +226,9 @@ def benchmark(
     profile: Annotated[
         int, typer.Option("--profile", min=0, help="Also time every operator, over so many inferences.")
     ] = 0,
+    sustained: Annotated[
+        float, typer.Option("--sustained", min=0, help="Also run this many minutes without a pause, told by the minute.")
+    ] = 0.0,
     as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
@@ -234,6 +237,7 @@ def benchmark(
     from edgedistill.progress import TerminalWatch
 
     wanted = {"threads": threads, "preset": preset, "affinity": _cores(affinity), "profile": profile}
+    wanted |= {"sustained_min": sustained}
     many = rounds or (12 if against else None)
     wanted |= {"rounds": many} if many else {}
     measurements: list[Json] = []

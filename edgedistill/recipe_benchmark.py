@@ -27,6 +27,8 @@ class Benchmark(Section):
     """Cores to run on. Default: any that this process may use."""
     profile: int = Field(default=0, ge=0)
     """Inferences over which every operator is timed, where the runtime has a profiler. 0: not."""
+    sustained_min: float = Field(default=0.0, ge=0)
+    """Minutes of a stream without a pause in the first round, told minute by minute. 0: none."""
     preset: Literal["quick", "normal", "official"] = "normal"
     """Sets the four keys below where they are absent: `quick` 3 rounds of 64 queries, `official` 5 rounds of a minute."""
     rounds: int = Field(default=5, ge=1)

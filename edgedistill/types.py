@@ -315,7 +315,7 @@ class BenchmarkJob:
 
     `inputs` is an `.npz` of model-ready arrays (first axis: samples); `outputs` names the `.npz` to
     write, one row a sample, or None. Latency is measured when `min_queries` is positive. `affinity` are
-    the cores to run on (none: any), `profile` the inferences over which operators are timed (0: not).
+    the cores to run on (none: any), `profile` the inferences over which operators are timed (0: not), `sustained_min` the minutes of a stream without a pause.
     """
 
     artifact: Path
@@ -329,6 +329,7 @@ class BenchmarkJob:
     timeout_s: float = 600.0
     affinity: tuple[int, ...] = ()
     profile: int = 0
+    sustained_min: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -244,3 +244,9 @@ def test_operators_are_timed_apart_and_cores_are_obeyed(model: Path) -> None:
     assert document["disturbance"]["wall_s"] > 0
     assert _refusal(model, "--affinity", "99999")["code"] == "affinity"
     assert _refusal(model, "--affinity", "first")["code"] == "affinity"
+
+
+def test_a_sustained_stream_is_summed_up_by_the_minute(model: Path) -> None:
+    (minute,) = _document(model, "--sustained", "0.001")["minutes_ms"]
+    assert minute["count"] > 1
+    assert 0 < minute["min"] <= minute["p50"] <= minute["p90"] <= minute["p99"]

@@ -22,6 +22,7 @@ def document(scale: float = 1.0, queries: int = 200) -> Json:
         "page_cache": "kept",
         "involuntary_switches": 2,
         "disturbance": {"involuntary_switches": 2.0, "cpu_s": 0.99, "wall_s": 1.0, "steal_s": 0.0},
+        "minutes_ms": [{"count": 9, "min": 1.0, "p50": p50, "p90": 3.0, "p99": 4.0} for p50 in (1.0, 1.0 + scale / 2)],
         "profile": {
             "inferences": 3,
             "operators": [
@@ -96,3 +97,13 @@ def test_operators_are_medians_with_shares_and_say_when_there_is_no_profiler() -
     }
     del nothing["profile"]
     assert load_benchmark("operators").measure(results(nothing)) == {}
+
+
+def test_a_sustained_stream_is_told_by_the_minute_and_flagged_when_it_slows() -> None:
+    fields = load_benchmark("sustained").measure(results(document()))
+    assert [m["p50"] for m in fields["sustained"]["minutes_ms"]] == [1.0, 1.5]
+    assert "1.50 x" in fields["flags"][0]
+    assert load_benchmark("sustained").measure(results(document(0.1)))["flags"] == []
+    nothing = document()
+    del nothing["minutes_ms"]
+    assert load_benchmark("sustained").measure(results(nothing)) == {}
