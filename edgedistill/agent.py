@@ -199,7 +199,7 @@ def _ncnn_layers(path: str) -> List[Tuple[str, List[str], List[str], Dict[str, s
 
 def _ncnn_inputs(layers: List[Tuple[str, List[str], List[str], Dict[str, str]]]) -> List[Dict[str, Any]]:
     """What the Input layers tell: names and, where they hold them, shapes; ids are what reaches an Embed layer."""
-    integer = set()  # type: Set[str]
+    integer: Set[str] = set()
     for kind, below, above, _ in reversed(layers):
         if kind == "Embed" or (kind in _NCNN_SAME_VALUES and integer.intersection(above)):
             integer.update(below[:1])
