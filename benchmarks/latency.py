@@ -27,7 +27,8 @@ _STOLEN = 0.01
 def measure(results: Sequence[BenchmarkResult]) -> Json:
     """Percentiles over all rounds' samples, the medians of each round, and the stages before them.
 
-    Load and first-inference times are medians over the rounds, each a fresh process. Flags tell what makes the
+    Load and first-inference times are medians over the rounds, each a fresh process. `percentiles_ms` holds the 0th
+    to the 100th over all rounds, `timeline_ms` medians of up to 30 stretches of each round. Flags tell what makes the
     figures doubtful: too few queries (which alone makes them invalid), unstable, throttled, contended.
     """
     rounds = [np.asarray(result.document["latency_ns"], dtype=np.float64) / 1e6 for result in results]
@@ -50,6 +51,8 @@ def measure(results: Sequence[BenchmarkResult]) -> Json:
         "throughput_per_s": 1e3 / float(summary["mean"]),
         "p90_early_stopping_ms": early,
         "round_p50_ms": medians,
+        "percentiles_ms": [float(value) for value in np.percentile(pooled, np.arange(101))],
+        "timeline_ms": [_timeline(samples) for samples in rounds],
         "import_ms": median("import_ms"),
         "load_cold_ms": median("load_cold_ms"),
         "load_warm_ms": median("load_warm_ms"),
@@ -59,6 +62,11 @@ def measure(results: Sequence[BenchmarkResult]) -> Json:
         "valid": early is not None,
         "flags": flags,
     }
+
+
+def _timeline(samples: Array) -> list[float]:
+    """Medians of up to 30 stretches of a round, in the order of time."""
+    return [float(np.median(part)) for part in np.array_split(samples, min(30, samples.size))]
 
 
 def _throttled(rounds: Sequence[Array]) -> list[str]:

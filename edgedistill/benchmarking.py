@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from edgedistill.comparing import subjects
 from edgedistill.plugins import load_benchmark, load_device, plugin_names
 from edgedistill.speed import Round, compare_rounds
 from edgedistill.types import BenchmarkJob
+
+Samples = dict[str, Any]
+"""Latencies of single inferences, nanoseconds, in the order of time: `artifact/runtime/round` -> array."""
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,11 +29,25 @@ def measure(
     settings: Benchmark,
     inputs: Path | None,
     on_step: Callable[[int, int, str], None],
+    samples: Samples | None = None,
 ) -> list[Json]:
-    """Measure every subject: `rounds` fresh processes each, interleaved so that drift meets all alike."""
+    """Measure every subject: `rounds` fresh processes each, interleaved so that drift meets all alike.
+
+    Into `samples`, if given, go all latencies in nanoseconds, by artifact, runtime and round.
+    """
     order = [*found] * settings.rounds
     results = _run(order, settings, inputs, on_step)
+    _collect(order, results, samples)
     return [measurement_of(subject, results[n :: len(found)], settings) for n, subject in enumerate(found)]
+
+
+def _collect(order: Sequence[Subject], results: Sequence[BenchmarkResult], samples: Samples | None) -> None:
+    if samples is None:
+        return
+    for subject, result in zip(order, results, strict=True):
+        name = f"{subject.artifact.id}/{subject.runtime}"
+        number = sum(key.startswith(f"{name}/") for key in samples)
+        samples[f"{name}/{number}"] = np.asarray(result.document.get("latency_ns", []), dtype=np.uint32)
 
 
 def _run(
@@ -95,6 +112,7 @@ def measure_files(
     against: Artifact | None,
     settings: Benchmark,
     on_step: Callable[[int, int, str], None],
+    samples: Samples | None = None,
 ) -> list[Json]:
     """Measure files on seeded inputs; with `against`, each is compared with that file in the same rounds.
 
@@ -102,12 +120,12 @@ def measure_files(
     """
     found = subjects(artifacts)
     if against is None:
-        return measure(found, settings, None, on_step)
+        return measure(found, settings, None, on_step, samples)
     references = subjects([against])
     measurements = []
     for reference in references:
         own = [subject for subject in found if _partner(subject, references) is reference]
-        measurements += _measure_beside(own, reference, settings, on_step)
+        measurements += _measure_beside(own, reference, settings, on_step, samples)
     return measurements
 
 
@@ -117,11 +135,16 @@ def _partner(subject: Subject, references: Sequence[Subject]) -> Subject:
 
 
 def _measure_beside(
-    own: Sequence[Subject], reference: Subject, settings: Benchmark, on_step: Callable[[int, int, str], None]
+    own: Sequence[Subject],
+    reference: Subject,
+    settings: Benchmark,
+    on_step: Callable[[int, int, str], None],
+    samples: Samples | None,
 ) -> list[Json]:
     """Rounds of reference, candidate, reference, candidate, ..., reference; then everyone's measurement and answer."""
     around = [subject for candidate in own for subject in (reference, candidate)] + [reference]
     results = _run(around * settings.rounds, settings, None, on_step)
+    _collect(around * settings.rounds, results, samples)
     by_place = [results[place :: len(around)] for place in range(len(around))]
     beside = measurement_of(reference, [r for place in by_place[::2] for r in place], settings)
     measurements = []

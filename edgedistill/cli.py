@@ -16,6 +16,7 @@ from edgedistill.errors import EdgeDistillError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from edgedistill.benchmarking import Samples
     from edgedistill.recipe import Benchmark
     from edgedistill.types import Json
 
@@ -229,6 +230,10 @@ def benchmark(
     sustained: Annotated[
         float, typer.Option("--sustained", min=0, help="Also run this many minutes without a pause, told by the minute.")
     ] = 0.0,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw distributions, timelines, operators: an SVG.")] = None,
+    samples: Annotated[
+        Path | None, typer.Option("--samples", help="Keep every latency, in nanoseconds: an .npz.")
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
@@ -241,6 +246,7 @@ def benchmark(
     many = rounds or (12 if against else None)
     wanted |= {"rounds": many} if many else {}
     measurements: list[Json] = []
+    kept: Samples = {}
     watch = TerminalWatch()
     with watch.bar:
         for name in device or ["cpu"]:
@@ -249,7 +255,9 @@ def benchmark(
                 artifact_of(against) if against else None,
                 _benchmark_settings(device=name, **wanted),
                 lambda done, total, text: watch.step(f"measure {text}", done, total),
+                kept,
             )
+    _keep(measurements, kept, plot, samples)
     if as_json:
         emit({"measurements": measurements})
     else:
@@ -257,6 +265,25 @@ def benchmark(
 
         show_measurements(measurements, console())
     return 0 if all(m["valid"] for m in measurements) else 3
+
+
+def _keep(measurements: list[Json], kept: Samples, plot: Path | None, samples: Path | None) -> None:
+    """Write the picture and the samples, where they are wanted."""
+    import io
+
+    import numpy as np
+
+    from edgedistill.report.latency_plot import latency_pictures
+    from edgedistill.runs import storage_errors, write_atomically
+
+    if plot is not None:
+        with storage_errors(plot.parent):
+            write_atomically(plot, latency_pictures(measurements))
+    if samples is not None:
+        stream = io.BytesIO()
+        np.savez_compressed(stream, **kept)
+        with storage_errors(samples.parent):
+            write_atomically(samples, stream.getvalue())
 
 
 def _benchmark_settings(**wanted: Any) -> Benchmark:

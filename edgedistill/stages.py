@@ -186,18 +186,20 @@ class Stages:
 
     def benchmark(self, data_stage: Stage, files: Files, out: Path) -> None:
         """Latency and memory of every artifact in every runtime, the teacher's among them."""
-        from edgedistill.benchmarking import measure
+        from edgedistill.benchmarking import Samples, measure
         from edgedistill.comparing import subjects
 
         artifacts = files.artifacts()
         inputs = out / ".inputs.npz"
         np.savez(inputs, **{artifacts[0].signature.inputs[0].name: load_data(data_stage).eval_inputs[:32]})
         found = subjects(artifacts)
+        samples: Samples = {}
         measurements = measure(
             found, self.recipe.benchmark, inputs,
-            lambda done, total, text: self.watch.step(f"measure {text}", done, total),
+            lambda done, total, text: self.watch.step(f"measure {text}", done, total), samples,
         )  # fmt: skip
         inputs.unlink()
+        np.savez_compressed(out / "samples_ns.npz", **samples)
         write_json(measurements, out / "measurements.json")
 
     def report(

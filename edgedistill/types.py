@@ -315,7 +315,8 @@ class BenchmarkJob:
 
     `inputs` is an `.npz` of model-ready arrays (first axis: samples); `outputs` names the `.npz` to
     write, one row a sample, or None. Latency is measured when `min_queries` is positive. `affinity` are
-    the cores to run on (none: any), `profile` the inferences over which operators are timed (0: not), `sustained_min` the minutes of a stream without a pause.
+    the cores to run on (none: any), `profile` the inferences over which operators are timed (0: not),
+    `sustained_min` the minutes of a stream without a pause.
     """
 
     artifact: Path

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgedistill.report.latency_plot import latency_pictures
 from edgedistill.report.rows import HEADINGS, counted, percent, rows, spread
 
 if TYPE_CHECKING:
@@ -24,5 +25,6 @@ def render(report: Json, chart_svg: str) -> str:
         rows=rows(report),
         headings=HEADINGS,
         chart=Markup(chart_svg),  # noqa: S704 - drawn by matplotlib from numbers, its texts escaped there
+        latencies=Markup(latency_pictures(report["measurements"])),  # noqa: S704 - likewise
         unpassed=[c for c in (report["gate"] or {"checks": []})["checks"] if c["state"] != "pass"],
     )

@@ -40,7 +40,15 @@ def quality_against_latency(report: Json) -> str:
                 capsize=2,
             )
         _dress(axes, report)
-        stream = io.StringIO()
+        return svg_of(figure)
+
+
+def svg_of(figure: Any) -> str:
+    """A figure as SVG that depends on what it shows alone, fit to stand inside a page."""
+    import matplotlib as mpl
+
+    stream = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": "edgedistill", "svg.fonttype": "none", "font.family": "sans-serif"}):
         figure.savefig(
             stream, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")), bbox_inches="tight"
         )
