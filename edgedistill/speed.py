@@ -60,8 +60,9 @@ class Comparison:
         p_value: of the sign-flip test on the medians, two-sided.
         rounds: how many.
         margin: differences up to this share are called "same".
-        answer: "slower" and "faster" need p_value <= 0.005 and an interval wholly beyond 1; "same" an interval
-            inside the margin; anything else is "inconclusive".
+        answer: "slower" and "faster" need p_value <= 0.005, an interval wholly beyond 1 and a ratio beyond the noise
+            floor (processes of one file differ, by their place in memory, more than chance within them tells);
+            "same" an interval inside the margin; anything else is "inconclusive".
         needed_rounds: rounds that would decide at this spread, when they did not.
     """
 
@@ -97,17 +98,17 @@ def compare_rounds(rounds: Sequence[Round], margin: float = 0.05, seed: int = 0)
     middle, noise = _interval(p50, seed), _interval(own, seed)
     floor = max(noise.high, 1 / noise.low)
     p_value = sign_flip_p(p50)
-    answer = _answer(middle, p_value, margin)
+    answer = _answer(middle, p_value, floor, margin)
     needed = None if answer != "inconclusive" else max(len(rounds) + 1, _needed(p50, margin))
     return Comparison(middle, _interval(p90, seed), floor, p_value, len(rounds), margin, answer, needed)
 
 
-def _answer(ratio: Ratio, p_value: float, margin: float) -> Answer:
+def _answer(ratio: Ratio, p_value: float, floor: float, margin: float) -> Answer:
     if 1 / (1 + margin) <= ratio.low and ratio.high <= 1 + margin:
         return "same"
-    if p_value <= ALPHA and ratio.low > 1:
+    if p_value <= ALPHA and ratio.low > 1 and ratio.value > floor:
         return "slower"
-    if p_value <= ALPHA and ratio.high < 1:
+    if p_value <= ALPHA and ratio.high < 1 and ratio.value < 1 / floor:
         return "faster"
     return "inconclusive"
 
