@@ -6,13 +6,14 @@ nothing of EdgeDistill. Usage:
     python agent.py MODEL --runtime onnxruntime|tflite-runtime|litert|openvino|ncnn
                     [--threads N] [--inputs X.npz --outputs Y.npz]
                     [--queries N --duration SECONDS --warmup SECONDS] [--affinity 0,1] [--profile N]
-                    [--sustained MINUTES]
+                    [--sustained MINUTES] [--mark N]
 
 With --outputs every sample of X.npz (first axis) is computed at batch 1 and written as float32. With
 --queries a single stream is timed: at least N inferences and SECONDS seconds; input copies into the
 runtime are timed, quantising and normalising are not. With --profile the time of every operator is
 taken over N more inferences, in a session of its own, so that it disturbs no other figure. With
---sustained a stream goes on for so many minutes and each minute is told by its percentiles. Each
+--sustained a stream goes on for so many minutes and each minute is told by its percentiles. With
+--mark, N inferences and the stages before them are marked for an emulator that counts instructions. Each
 stage is timed apart, and memory is that of this process (resident set, from /proc). Exit code 3,
 with {"error": ...}, when the runtime refuses.
 """
@@ -525,6 +526,37 @@ def _sustain(session: Session, samples: List[List[Any]], minutes: float) -> List
     return rows
 
 
+class Marks:
+    """Tells an emulator's plug-in where regions begin, by a prctl that every kernel refuses; silent unless `count`."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.ranges = []  # type: List[List[List[int]]]
+        if count:
+            import ctypes
+
+            self._prctl = ctypes.CDLL(None).prctl
+
+    def stage(self) -> None:
+        """A stage is reached: the plug-in looks at the memory, of which these ranges are ours."""
+        if self.count:
+            self._prctl(0x4544, 0x100 + len(self.ranges), 0, 0, 0)
+            with open("/proc/self/maps") as lines:
+                spans = [line.split(None, 1)[0].split("-") for line in lines]
+            self.ranges.append([[int(start, 16), int(end, 16)] for start, end in spans])
+
+    def inferences(self, session: Session, feed: List[Any]) -> None:
+        """Each inference apart, undisturbed by the garbage collector."""
+        import gc
+
+        gc.disable()
+        for number in range(self.count):
+            self._prctl(0x4544, number + 1, 0, 0, 0)
+            session.run(feed)
+        self._prctl(0x4544, self.count + 1, 0, 0, 0)
+        gc.enable()
+
+
 def main(argv: Optional[List[str]] = None) -> int:
     """Parse the arguments, run, print the document; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -539,6 +571,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument("--affinity", help="cores to run on, such as 0,1")
     parser.add_argument("--profile", type=int, default=0, help="time every operator over so many inferences")
     parser.add_argument("--sustained", type=float, default=0.0, help="minutes of a stream told minute by minute")
+    parser.add_argument("--mark", type=int, default=0, help="mark so many inferences for a counting emulator")
     arguments = parser.parse_args(argv)
     try:
         document = measure(arguments)
@@ -554,12 +587,16 @@ def measure(arguments: argparse.Namespace) -> Dict[str, Any]:
     """One process's whole life with a model, stage by stage."""
     opener, module, distribution = OPENERS[arguments.runtime]
     cores = _pin(arguments.affinity)
+    marks = Marks(arguments.mark)
     memory = {"baseline": _memory_bytes()["now"]}
+    marks.stage()
     import_ms = _import(module, arguments.runtime)
     memory["after_import"] = _memory_bytes()["now"]
+    marks.stage()
     dropped = _drop_page_cache(arguments.model)
     session, load_cold_ms = _open(opener, arguments.model, arguments.threads)
     memory["after_load"] = _memory_bytes()["now"]
+    marks.stage()
     samples = _load_inputs(arguments.inputs, session)
     started = time.perf_counter()
     try:
@@ -592,6 +629,10 @@ def measure(arguments: argparse.Namespace) -> Dict[str, Any]:
         document["latency_ns"] = _stream(session, samples, arguments.queries, arguments.duration)
         document["disturbance"] = _disturbance(before, time.perf_counter() - started)
         document["involuntary_switches"] = int(document["disturbance"]["involuntary_switches"])
+    if arguments.mark > 0:
+        marks.stage()
+        marks.inferences(session, samples[0])
+        document["marked"] = {"inferences": arguments.mark, "ranges": marks.ranges}
     if arguments.sustained > 0:
         document["minutes_ms"] = _sustain(session, samples, arguments.sustained)
     memory["peak"] = _memory_bytes()["peak"]  # before the second load, which would be counted twice

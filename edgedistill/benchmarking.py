@@ -87,7 +87,7 @@ def measurement_of(subject: Subject, results: Sequence[BenchmarkResult], setting
         "artifact": subject.artifact.id,
         "artifact_sha256": subject.artifact.sha256,
         "device": settings.device,
-        "source": "measured",
+        "source": first.get("source", "measured"),
         "runtime": subject.runtime,
         "runtime_version": first["runtime_version"],
         "threads": settings.threads,

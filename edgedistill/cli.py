@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgedistill.cli_arm import app as arm_app
 from edgedistill.cli_shared import AsJson, Debug, Overrides, Stdout, artifact_of, complain, console, emit, say
 from edgedistill.errors import EdgeDistillError, UsageError
 
@@ -31,6 +32,7 @@ recipe_app = typer.Typer(help="Recipes: their schema, and a dry check.", no_args
 devices_app = typer.Typer(help="Devices where artifacts can run.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(devices_app, name="devices")
+app.add_typer(arm_app, name="arm")
 
 _WrongUse: Any = typer.BadParameter.__mro__[2]  # click's ClickException, or that of the copy newer typer carries
 

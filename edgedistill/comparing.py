@@ -58,7 +58,7 @@ def compare_files(reference: Artifact, candidate: Artifact, inputs: Path | None,
     """
     precision = max((reference.precision, candidate.precision), key=lambda p: p is not Precision.FP32)
     with tempfile.TemporaryDirectory() as folder:
-        samples = inputs or _generated(reference, Path(folder) / "inputs.npz")
+        samples = inputs or generated(reference, Path(folder) / "inputs.npz")
         expected = compute(subjects([reference])[0], samples, Path(folder) / "reference.npz")
         return worst(
             [
@@ -71,12 +71,12 @@ def compare_files(reference: Artifact, candidate: Artifact, inputs: Path | None,
         )  # fmt: skip
 
 
-def _generated(artifact: Artifact, path: Path) -> Path:
-    """32 seeded standard normal samples of the artifact's input shapes."""
+def generated(artifact: Artifact, path: Path, count: int = 32) -> Path:
+    """Write `count` seeded standard normal samples of the artifact's input shapes as .npz."""
     subject = subjects([artifact])[0]
     job = BenchmarkJob(artifact.path, subject.runtime)
     specs = load_device("cpu").run("cpu", job).document["inputs"]
     rng = np.random.default_rng(0)
-    arrays = {s["name"]: rng.standard_normal((32, *s["shape"][1:])).astype(np.float32) for s in specs}
+    arrays = {s["name"]: rng.standard_normal((count, *s["shape"][1:])).astype(np.float32) for s in specs}
     np.savez(path, **arrays)
     return path

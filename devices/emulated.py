@@ -1,0 +1,46 @@
+"""Emulated aarch64 cores: `arm:cortex-a53` and others. Outputs, instructions and memory, never a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import _arm_device as device
+from . import _arm_install as installing
+from ._arm_cores import CORES
+from ._arm_layout import layout, pins
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edgedistill.types import BenchmarkJob, BenchmarkResult, DeviceInfo, Json
+
+REQUIRES: tuple[str, ...] = ()
+SCHEME = "arm"
+SOURCE = "emulated"
+RUNTIMES = device.RUNTIMES[SCHEME]
+
+
+def describe(device_id: str) -> DeviceInfo:
+    """The core; the bare scheme stands for all."""
+    return device.describe(device_id)
+
+
+def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
+    """Run the agent in the guest (see `_arm_device.run` for what is raised)."""
+    return device.run(device_id, job)
+
+
+def setup(on_step: Callable[[int, int, str], None], *, again: bool = False) -> Json:
+    """Install the emulator for both schemes; `status()` afterwards, with `changed`.
+
+    Raises:
+        UsageError: this machine lacks what it takes.
+        DeviceError: something could not be fetched or does not run.
+    """
+    changed = installing.install(layout(), pins(), on_step, again=again)
+    return {**status(), "changed": changed}
+
+
+def status() -> Json:
+    """What is installed, from where, how large, and the cores that are known."""
+    return installing.status(layout(), CORES)

@@ -1,0 +1,25 @@
+"""Emulated 32-bit ARM cores: `armv7:cortex-a7` and others. Outputs, instructions and memory, never a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import _arm_device as device
+
+if TYPE_CHECKING:
+    from edgedistill.types import BenchmarkJob, BenchmarkResult, DeviceInfo
+
+REQUIRES: tuple[str, ...] = ()
+SCHEME = "armv7"
+SOURCE = "emulated"
+RUNTIMES = device.RUNTIMES[SCHEME]
+
+
+def describe(device_id: str) -> DeviceInfo:
+    """The core; the bare scheme stands for all."""
+    return device.describe(device_id)
+
+
+def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
+    """Run the agent in the guest (see `_arm_device.run` for what is raised)."""
+    return device.run(device_id, job)

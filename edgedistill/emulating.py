@@ -1,0 +1,143 @@
+"""Artifacts on emulated devices: do they run there, do they compute the same as here, what do they cost in instructions.
+
+No time is taken: an emulator's says nothing of a device's.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgedistill.benchmarking import measurement_of
+from edgedistill.comparing import Subject, compute, generated, subjects
+from edgedistill.errors import ArtifactError, DeviceError, UsageError
+from edgedistill.parity import compare
+from edgedistill.plugins import load_device
+from edgedistill.recipe import ParitySettings
+from edgedistill.types import BenchmarkJob
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from edgedistill.recipe import Benchmark
+    from edgedistill.types import Array, Artifact, Json
+
+SAMPLES = 8
+"""Generated where none are given; emulation is 100 to 400 times slower than this machine."""
+_MEASURED_ONLY = ("preset", "rounds", "cores")
+
+
+def is_emulated(device_id: str) -> bool:
+    """Whether a device's figures are emulated: its plug-in says SOURCE = "emulated"."""
+    return getattr(load_device(device_id), "SOURCE", "measured") == "emulated"
+
+
+def emulate_files(
+    artifacts: Sequence[Artifact],
+    against: Artifact | None,
+    settings: Benchmark,
+    inputs: Path | None,
+    on_step: Callable[[int, int, str], None],
+) -> list[Json]:
+    """One measurement (source `emulated`) per artifact and runtime that the device has.
+
+    Each is compared with the same file in the same runtime on this machine, over `inputs` (.npz, first axis: samples)
+    or 8 seeded normal samples. With `against`, `instructions_to_reference` is the ratio of the totals. An artifact
+    that does not run there is a measurement too: `runs` says why, and `valid` is false.
+
+    Raises:
+        UsageError: the device has no runtime for an artifact, an unknown core, no installation.
+    """
+    known: Sequence[str] = load_device(settings.device).RUNTIMES  # type: ignore[attr-defined] # emulated devices only
+    every = [subject for artifact in artifacts for subject in _on_device(artifact, known, settings.device)]
+    references = _on_device(against, known, settings.device) if against else []
+    found = []
+    for number, subject in enumerate([*every, *references]):
+        on_step(number, len(every) + len(references), f"{subject.artifact.id} in {subject.runtime}")
+        found.append(_emulate(subject, settings, inputs))
+    own, others = found[: len(every)], found[len(every) :]
+    for measurement in own:
+        _relate(measurement, others)
+    return found
+
+
+def _on_device(artifact: Artifact, known: Sequence[str], device: str) -> list[Subject]:
+    there = [subject for subject in subjects([artifact]) if subject.runtime in known]
+    if not there:
+        raise UsageError(
+            f"{device} has no runtime for {artifact.path.name}",
+            where=str(artifact.path),
+            expected=f"a file for one of {', '.join(known)}, which must be installed here too",
+            got=artifact.format,
+            fix="export another format, or choose another device",
+        )
+    return there
+
+
+def _emulate(subject: Subject, settings: Benchmark, inputs: Path | None) -> Json:
+    with tempfile.TemporaryDirectory() as folder:
+        samples = inputs or generated(subject.artifact, Path(folder) / "inputs.npz", SAMPLES)
+        outputs = Path(folder) / "emulated.npz"
+        job = BenchmarkJob(
+            subject.artifact.path, subject.runtime, threads=settings.threads, inputs=samples, outputs=outputs
+        )
+        try:
+            result = load_device(settings.device).run(settings.device, job)
+        except (ArtifactError, DeviceError) as error:
+            return _refused(subject, settings, error)
+        here = compute(subject, samples, Path(folder) / "here.npz")
+        with np.load(outputs, allow_pickle=False) as archive:
+            there = np.asarray(archive[archive.files[0]])
+    parity = _parity(subject, here, there, result.document["outputs"][0])
+    measurement = measurement_of(subject, [result], settings)
+    for key in _MEASURED_ONLY:
+        measurement.pop(key, None)
+    flags = [] if parity["state"] == "pass" else [f"differs from this machine: {parity['reason']}"]
+    return {
+        **measurement,
+        "runs": {"state": "pass", "reason": "it ran"},
+        "parity": parity,
+        "valid": measurement["valid"] and not flags,
+        "flags": measurement["flags"] + flags,
+    }
+
+
+def _parity(subject: Subject, here: Array, there: Array, output: Json) -> Json:
+    """Against the same file and runtime on this machine; where the output is quantised, one step of it may differ."""
+    flat = [array.reshape(len(array), -1) for array in (here, there)]
+    name = f"{subject.artifact.path.name} on this machine"
+    found = compare(*flat, subject.artifact.precision, ParitySettings(), name=name, runtime=subject.runtime).to_json()
+    scale = output.get("quantization", {}).get("scale")
+    if scale and found["max_abs"] is not None:
+        steps = round(found["max_abs"] / scale, 3)
+        reason = f"{steps:g} steps of the quantised output, at most 1 allowed"
+        found |= {"max_lsb": steps, "state": "pass" if steps <= 1 else "fail", "reason": reason}
+    return found
+
+
+def _refused(subject: Subject, settings: Benchmark, error: ArtifactError | DeviceError) -> Json:
+    """What is known of an artifact that does not run there."""
+    return {
+        "artifact": subject.artifact.id,
+        "artifact_sha256": subject.artifact.sha256,
+        "device": settings.device,
+        "source": "emulated",
+        "runtime": subject.runtime,
+        "threads": settings.threads,
+        "runs": {"state": "fail", "reason": error.message, "got": error.got, "fix": error.fix},
+        "valid": False,
+        "flags": [error.message],
+    }
+
+
+def _relate(measurement: Json, references: Sequence[Json]) -> None:
+    """Instructions over the reference's: in the same runtime, else in its first."""
+    same = [one for one in references if one["runtime"] == measurement["runtime"]] or references
+    if same and "instructions" in measurement and "instructions" in same[0]:
+        ratio = measurement["instructions"]["total"] / same[0]["instructions"]["total"]
+        measurement["instructions_to_reference"] = {
+            "reference": same[0]["artifact"], "runtime": same[0]["runtime"], "ratio": ratio,
+        }  # fmt: skip
