@@ -134,9 +134,8 @@ def alarms(folder: Path, same: int, slower: int, *, quiet: bool) -> dict[str, An
 def _answer(candidate: Artifact, reference: Artifact, number: int, of: int, what: str) -> dict[str, Any]:
     first, *_ = measure_files([candidate], reference, Benchmark(rounds=12), lambda *_: None)
     told: dict[str, Any] = first["ratio_to_reference"]
-    sys.stderr.write(
-        f"{what} {number + 1} of {of}: {told['answer']} {told['p50']:.3f} {told['p50_interval99']} floor {told['noise_floor']:.3f} p {told['p_value']:.4f}\n"
-    )
+    figures = f"{told['p50']:.3f} {told['p50_interval99']} floor {told['noise_floor']:.3f} p {told['p_value']:.4f}"
+    sys.stderr.write(f"{what} {number + 1} of {of}: {told['answer']} {figures}\n")
     return told
 
 
