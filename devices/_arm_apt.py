@@ -64,7 +64,8 @@ def configuration(root: Path, uri: str, suite: str, machine: str) -> dict[str, s
     transport = [line for line in machine.splitlines() if re.match(r"Acquire::(https?|ftp)::", line)]
     settings = [
         'APT::Architecture "amd64"; APT::Architectures { "amd64"; "arm64"; "armhf"; };',
-        f'Dir "{root}"; Dir::Etc "{root}/etc"; Dir::State "{root}/state"; Dir::Cache "{root}/cache"; Dir::Log "{root}";',
+        f'Dir "{root}"; Dir::Etc "{root}/etc"; Dir::State "{root}/state";',
+        f'Dir::Cache "{root}/cache"; Dir::Log "{root}";',
         f'Dir::State::status "{root}/status";',
         'Acquire::Languages "none"; Acquire::Retries "2"; APT::Update::Error-Mode "any"; APT::Sandbox::User "";',
         *transport,

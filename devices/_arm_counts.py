@@ -142,14 +142,14 @@ def class_a64(word: str, told: str | None) -> str:
     """
     name, _, operands = (told or "").partition(" ")
     value = int(word, 16)
-    group = value >> 25 & 15
-    if group == 0b0010 or (group == 0 and value >> 31):  # SVE, SME
+    group = f"{value >> 25 & 15:04b}"
+    if group == "0010" or (group == "0000" and value >> 31):  # SVE, SME
         return "sve"
-    if group & 0b0101 == 0b0100:
+    if group[1] + group[3] == "10":
         return "load_store"
-    if group & 0b1110 == 0b1010:
+    if group[:3] == "101":
         return "branch"
-    if group & 0b0111 == 0b0111:
+    if group[1:] == "111":
         for label, names in (("dot", _DOT), ("matrix", _MATRIX), ("fma", _FMA)):
             if name in names:
                 return label

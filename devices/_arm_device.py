@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from statistics import quantiles
 from typing import TYPE_CHECKING
 
 from edgedistill.errors import UsageError
@@ -82,16 +83,16 @@ def _require(target: Target, job: BenchmarkJob) -> None:
         )  # fmt: skip
     if job.runtime not in RUNTIMES[target.scheme]:
         raise UsageError(
-            f"there is no {job.runtime} for {target.scheme} guests", where=f"device: {target.scheme}:{target.core.name}",
-            expected=", ".join(RUNTIMES[target.scheme]), got=job.runtime, fix="use a file of a format that one of these opens",
+            f"there is no {job.runtime} for {target.scheme} guests", where=f"device: {target.scheme}",
+            expected=", ".join(RUNTIMES[target.scheme]), got=job.runtime, fix="use a file that one of these opens",
         )  # fmt: skip
 
 
 def _instructions(made: Run) -> Json:
-    """Per inference, the call from Python included: the middle one of several; `spread` is their largest over smallest less 1."""
+    """Of one inference, Python's call included: the middle one of several; `spread`: their quartiles' distance."""
     found = classify(made.blocks)
-    least, most = min(made.totals), max(made.totals)
-    return {**found, "inferences": INFERENCES, "totals": list(made.totals), "spread": most / least - 1}
+    low, median, high = quantiles(made.totals, n=4)
+    return {**found, "inferences": INFERENCES, "totals": list(made.totals), "spread": (high - low) / median}
 
 
 def _flags(target: Target) -> list[str]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PLACES = {"arm": "arm64", "armv7": "armhf"}
 EMULATORS = {"arm": "qemu-aarch64", "armv7": "qemu-arm"}
-INFERENCES = 5
+INFERENCES = 11
 """Counted apart, after those that compute the outputs; the middle one counts."""
 STAGES = ("baseline", "after_import", "after_load", "peak")
 _SNAPSHOT = 0x100
@@ -72,7 +72,8 @@ def environment_of(layout: Layout, scheme: str) -> dict[str, str]:
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     return {
         "LD_LIBRARY_PATH": host_libraries(layout),
-        "PYTHONPATH": path, "PYTHONHASHSEED": "0", "PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LC_ALL": "C", **threads,
+        "PYTHONPATH": path, "PYTHONHASHSEED": "0", "PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LC_ALL": "C",
+        **threads,
     }  # fmt: skip
 
 
@@ -105,7 +106,7 @@ def _answer(command: list[str], environment: dict[str, str], job: BenchmarkJob, 
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, env=environment, timeout=limit,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),  # noqa: PLW1509 - no threads here
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise DeviceError(

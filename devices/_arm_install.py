@@ -24,7 +24,7 @@ from edgedistill.types import file_sha256
 from . import _arm_apt as apt
 from ._arm_cores import CORES, PROCESSORS, Core
 from ._arm_guest import EMULATORS, PLACES, command_of, environment_of, host_libraries
-from ._arm_layout import SOURCES, Layout, Pins, Wheel
+from ._arm_layout import SOURCES, Deb, Layout, Pins, Wheel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -196,7 +196,7 @@ def _compile(out: Path) -> None:
     _command(command, what="compiling the counting plug-in", fix="apt-get install gcc libc6-dev; repeat")
 
 
-def _fetch_deb(index: Path, suite: str, deb: apt.Deb) -> Callable[[Path], None]:
+def _fetch_deb(index: Path, suite: str, deb: Deb) -> Callable[[Path], None]:
     def make(out: Path) -> None:
         if not (index / "ready").is_file():
             apt.prepare(index, apt.mirror(), suite)
@@ -290,7 +290,8 @@ def _probe(layout: Layout, place: str) -> dict[str, str]:
     try:
         told = _command(
             [*command_of(layout, scheme, core), "-c", program], what=f"running the {place} guest",
-            fix="edgedistill arm setup --again; if it stays so, please report it", environment=environment_of(layout, scheme),
+            fix="edgedistill arm setup --again; if it stays so, please report it",
+            environment=environment_of(layout, scheme),
         )  # fmt: skip
         versions: dict[str, str] = json.loads(told.splitlines()[-1])
     except (IndexError, ValueError) as error:
@@ -318,7 +319,8 @@ def _write_lock(layout: Layout, pins: Pins, versions: dict[str, dict[str, str]])
         "runtimes": versions,
         "emulator": _emulator_version(layout),
         "files": [
-            {"name": str(f.relative_to(layout.root)), "bytes": f.stat().st_size, "sha256": file_sha256(f)} for f in files
+            {"name": str(f.relative_to(layout.root)), "bytes": f.stat().st_size, "sha256": file_sha256(f)}
+            for f in files
         ],
     }  # fmt: skip
     temporary = layout.lock.with_suffix(".new")

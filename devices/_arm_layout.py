@@ -62,7 +62,8 @@ def read_pins(text: str) -> Pins:
             case ["deb", place, package] if "=" in package:
                 debs.append(Deb(place, *package.split("=", 1)))
             case ["wheel", place, package, sha256] if "==" in package:
-                wheels.append(Wheel(place, *package.split("==", 1), sha256))
+                name, version = package.split("==", 1)
+                wheels.append(Wheel(place, name, version, sha256))
             case [] | ["#", *_]:
                 pass
             case _:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def key_of(layout: Layout, target: Target, job: BenchmarkJob) -> str:
-    """Digest of all that a run depends on: files, inputs, runtime and its version (by the pins), core, agent, plug-in."""
+    """Digest of all that a run depends on: files, inputs, runtime (its version is pinned), core, agent, plug-in."""
     files = [job.artifact, job.artifact.with_suffix(".bin"), job.inputs, Path(edgedistill.agent.__file__)]
     parts = [layout.digest, target.scheme, target.core.name, target.caches, job.runtime, INFERENCES]
     digests = [file_sha256(f) if f is not None and f.is_file() else None for f in files]

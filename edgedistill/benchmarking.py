@@ -113,19 +113,22 @@ def measure_files(
     settings: Benchmark,
     on_step: Callable[[int, int, str], None],
     samples: Samples | None = None,
+    inputs: Path | None = None,
 ) -> list[Json]:
-    """Measure files on seeded inputs; with `against`, each is compared with that file in the same rounds.
+    """Measure files; with `against`, each is compared with that file in the same rounds.
+
+    Without `inputs` (.npz, first axis: samples) they get seeded ones.
 
     The reference in the same runtime is taken where there is one, else in its first runtime.
     """
     found = subjects(artifacts)
     if against is None:
-        return measure(found, settings, None, on_step, samples)
+        return measure(found, settings, inputs, on_step, samples)
     references = subjects([against])
     measurements = []
     for reference in references:
         own = [subject for subject in found if _partner(subject, references) is reference]
-        measurements += _measure_beside(own, reference, settings, on_step, samples)
+        measurements += _measure_beside(own, reference, settings, on_step, samples, inputs)
     return measurements
 
 
@@ -140,10 +143,11 @@ def _measure_beside(
     settings: Benchmark,
     on_step: Callable[[int, int, str], None],
     samples: Samples | None,
+    inputs: Path | None,
 ) -> list[Json]:
     """Rounds of reference, candidate, reference, candidate, ..., reference; then everyone's measurement and answer."""
     around = [subject for candidate in own for subject in (reference, candidate)] + [reference]
-    results = _run(around * settings.rounds, settings, None, on_step)
+    results = _run(around * settings.rounds, settings, inputs, on_step)
     _collect(around * settings.rounds, results, samples)
     by_place = [results[place :: len(around)] for place in range(len(around))]
     beside = measurement_of(reference, [r for place in by_place[::2] for r in place], settings)

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgedistill.cli_arm import app as arm_app
+from edgedistill.cli_export import export
 from edgedistill.cli_shared import AsJson, Debug, Overrides, Stdout, artifact_of, complain, console, emit, say
 from edgedistill.errors import EdgeDistillError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from edgedistill.benchmarking import Samples
     from edgedistill.recipe import Benchmark
-    from edgedistill.types import Json
+    from edgedistill.types import Artifact, Json
 
 app = typer.Typer(
     help="Distil a large model into a small one, export it to every edge runtime, prove it equal, measure it, and gate the release.",
@@ -194,6 +195,9 @@ def parity(
             help="Model-ready samples (.npz, first axis: samples). Default: 32 seeded normal ones.",
         ),
     ] = None,
+    device: Annotated[
+        str, typer.Option("--device", help="Where the second file is computed, such as arm:cortex-a53.")
+    ] = "cpu",
     as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
@@ -201,7 +205,7 @@ def parity(
     from edgedistill.comparing import compare_files
     from edgedistill.recipe import ParitySettings
 
-    found = compare_files(artifact_of(reference), artifact_of(artifact), inputs, ParitySettings())
+    found = compare_files(artifact_of(reference), artifact_of(artifact), inputs, ParitySettings(), device)
     if as_json:
         emit({"parity": found.to_json()})
     else:
@@ -216,7 +220,9 @@ def benchmark(
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")] = 1,
     against: Annotated[
         Path | None,
-        typer.Option("--against", help="Say whether each file is faster or slower than this one, measured interleaved."),
+        typer.Option(
+            "--against", help="Say whether each file is faster or slower than this one, measured interleaved."
+        ),
     ] = None,
     rounds: Annotated[
         int | None,
@@ -230,17 +236,23 @@ def benchmark(
         int, typer.Option("--profile", min=0, help="Also time every operator, over so many inferences.")
     ] = 0,
     sustained: Annotated[
-        float, typer.Option("--sustained", min=0, help="Also run this many minutes without a pause, told by the minute.")
+        float,
+        typer.Option("--sustained", min=0, help="Also run this many minutes without a pause, told by the minute."),
     ] = 0.0,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Draw distributions, timelines, operators: an SVG.")] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option("--inputs", help="Model-ready samples (.npz, first axis: samples). Default: seeded normal ones."),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw distributions, timelines, operators: an SVG.")
+    ] = None,
     samples: Annotated[
         Path | None, typer.Option("--samples", help="Keep every latency, in nanoseconds: an .npz.")
     ] = None,
     as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
-    """Measure latency and memory of artifacts, each in every runtime installed."""
-    from edgedistill.benchmarking import measure_files
+    """Measure latency and memory of artifacts, each in every runtime installed; on emulated devices, instructions."""
     from edgedistill.progress import TerminalWatch
 
     wanted = {"threads": threads, "preset": preset, "affinity": _cores(affinity), "profile": profile}
@@ -252,10 +264,11 @@ def benchmark(
     watch = TerminalWatch()
     with watch.bar:
         for name in device or ["cpu"]:
-            measurements += measure_files(
+            measurements += _measure(
                 [artifact_of(path) for path in artifacts],
                 artifact_of(against) if against else None,
                 _benchmark_settings(device=name, **wanted),
+                inputs,
                 lambda done, total, text: watch.step(f"measure {text}", done, total),
                 kept,
             )
@@ -269,6 +282,23 @@ def benchmark(
     return 0 if all(m["valid"] for m in measurements) else 3
 
 
+def _measure(
+    files: Sequence[Artifact],
+    against: Artifact | None,
+    settings: Benchmark,
+    inputs: Path | None,
+    on_step: Callable[[int, int, str], None],
+    kept: Samples,
+) -> list[Json]:
+    """On an emulated device nothing is timed."""
+    from edgedistill.benchmarking import measure_files
+    from edgedistill.emulating import emulate_files, is_emulated
+
+    if is_emulated(settings.device):
+        return emulate_files(files, against, settings, inputs, on_step)
+    return measure_files(files, against, settings, on_step, kept, inputs)
+
+
 def _keep(measurements: list[Json], kept: Samples, plot: Path | None, samples: Path | None) -> None:
     """Write the picture and the samples, where they are wanted."""
     import io
@@ -280,7 +310,7 @@ def _keep(measurements: list[Json], kept: Samples, plot: Path | None, samples: P
 
     if plot is not None:
         with storage_errors(plot.parent):
-            write_atomically(plot, latency_pictures(measurements))
+            write_atomically(plot, latency_pictures([m for m in measurements if "latency_ms" in m]))
     if samples is not None:
         stream = io.BytesIO()
         np.savez_compressed(stream, **kept)
@@ -311,6 +341,9 @@ def _cores(text: str) -> list[int]:
             f"--affinity {text!r} names no cores", where="--affinity", expected="numbers such as 0,1", got=repr(text),
             fix="list the cores' numbers",
         ) from None  # fmt: skip
+
+
+app.command()(export)
 
 
 @app.command()

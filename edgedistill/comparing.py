@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgedistill.errors import UsageError
 from edgedistill.parity import Parity, compare, worst
 from edgedistill.plugins import load_device, load_exporter
 from edgedistill.types import Array, BenchmarkJob, Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from edgedistill.recipe import ParitySettings
     from edgedistill.types import Artifact
@@ -43,6 +44,27 @@ def subjects(artifacts: Sequence[Artifact]) -> list[Subject]:
     return sorted(found, key=lambda subject: subject.runtime)
 
 
+def subjects_on(device: str, artifacts: Sequence[Artifact]) -> list[Subject]:
+    """Those subjects whose runtime the device has: all, unless its plug-in names its RUNTIMES.
+
+    Raises:
+        UsageError: the device has none for an artifact.
+    """
+    known: Sequence[str] | None = getattr(load_device(device), "RUNTIMES", None)
+    found = subjects(artifacts)
+    there = [subject for subject in found if known is None or subject.runtime in known]
+    for artifact in artifacts:
+        if known is not None and all(subject.artifact is not artifact for subject in there):
+            raise UsageError(
+                f"{device} has no runtime for {artifact.path.name}",
+                where=str(artifact.path),
+                expected=f"a file for one of {', '.join(known)}, which must be installed here too",
+                got=artifact.format,
+                fix="export another format, or choose another device",
+            )
+    return there
+
+
 def compute(subject: Subject, inputs: Path, outputs: Path, device: str = "cpu") -> Array:
     """The artifact's first output for every sample of an .npz, as float32 (n, ...)."""
     job = BenchmarkJob(subject.artifact.path, subject.runtime, inputs=inputs, outputs=outputs, timeout_s=3600)
@@ -51,10 +73,31 @@ def compute(subject: Subject, inputs: Path, outputs: Path, device: str = "cpu") 
         return np.asarray(archive[archive.files[0]])
 
 
-def compare_files(reference: Artifact, candidate: Artifact, inputs: Path | None, tolerance: ParitySettings) -> Parity:
+def compute_all(subject: Subject, inputs: Path, outputs: Path, device: str = "cpu") -> dict[str, Array]:
+    """All outputs of the artifact for every sample of an .npz, by the file's names, in the file's order."""
+    job = BenchmarkJob(subject.artifact.path, subject.runtime, inputs=inputs, outputs=outputs, timeout_s=3600)
+    document = load_device(device).run(device, job).document
+    with np.load(outputs, allow_pickle=False) as archive:
+        return {one["name"]: np.asarray(archive[one["name"]]) for one in document["outputs"]}
+
+
+def matched(found: Mapping[str, Array], names: Sequence[str]) -> dict[str, Array]:
+    """Outputs under the names of the model: by name where the file kept them, else by their order."""
+    if set(names) <= set(found):
+        return {name: found[name] for name in names}
+    inside = [[key for key in found if name in key] for name in names]  # "serving_default_logits_output"
+    unique = [keys[0] for keys in inside if len(keys) == 1]
+    keys = unique if len(set(unique)) == len(names) else list(found)
+    return {name: found[key] for name, key in zip(names, keys, strict=False)}
+
+
+def compare_files(
+    reference: Artifact, candidate: Artifact, inputs: Path | None, tolerance: ParitySettings, device: str = "cpu"
+) -> Parity:
     """Compare two files, of any formats, over the same model-ready samples; the farthest runtime counts.
 
-    The reference is computed in the first of its runtimes; the tolerance is that of the lower precision.
+    The reference is computed here, in the first of its runtimes, the candidate on `device`; the tolerance is that
+    of the lower precision.
     """
     precision = max((reference.precision, candidate.precision), key=lambda p: p is not Precision.FP32)
     with tempfile.TemporaryDirectory() as folder:
@@ -63,10 +106,10 @@ def compare_files(reference: Artifact, candidate: Artifact, inputs: Path | None,
         return worst(
             [
                 compare(
-                    expected, compute(subject, samples, Path(folder) / "candidate.npz"), precision, tolerance,
+                    expected, compute(subject, samples, Path(folder) / "candidate.npz", device), precision, tolerance,
                     name=reference.path.name, runtime=subject.runtime,
                 )
-                for subject in subjects([candidate])
+                for subject in subjects_on(device, [candidate])
             ]
         )  # fmt: skip
 

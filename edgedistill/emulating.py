@@ -1,4 +1,4 @@
-"""Artifacts on emulated devices: do they run there, do they compute the same as here, what do they cost in instructions.
+"""Artifacts on emulated devices: do they run there, do they compute the same, what do they cost in instructions.
 
 No time is taken: an emulator's says nothing of a device's.
 """
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgedistill.benchmarking import measurement_of
-from edgedistill.comparing import Subject, compute, generated, subjects
-from edgedistill.errors import ArtifactError, DeviceError, UsageError
+from edgedistill.comparing import compute, generated, subjects_on
+from edgedistill.errors import ArtifactError, DeviceError
 from edgedistill.parity import compare
 from edgedistill.plugins import load_device
 from edgedistill.recipe import ParitySettings
@@ -22,6 +22,7 @@ from edgedistill.types import BenchmarkJob
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from edgedistill.comparing import Subject
     from edgedistill.recipe import Benchmark
     from edgedistill.types import Array, Artifact, Json
 
@@ -51,9 +52,8 @@ def emulate_files(
     Raises:
         UsageError: the device has no runtime for an artifact, an unknown core, no installation.
     """
-    known: Sequence[str] = load_device(settings.device).RUNTIMES  # type: ignore[attr-defined] # emulated devices only
-    every = [subject for artifact in artifacts for subject in _on_device(artifact, known, settings.device)]
-    references = _on_device(against, known, settings.device) if against else []
+    every = subjects_on(settings.device, artifacts)
+    references = subjects_on(settings.device, [against]) if against else []
     found = []
     for number, subject in enumerate([*every, *references]):
         on_step(number, len(every) + len(references), f"{subject.artifact.id} in {subject.runtime}")
@@ -62,19 +62,6 @@ def emulate_files(
     for measurement in own:
         _relate(measurement, others)
     return found
-
-
-def _on_device(artifact: Artifact, known: Sequence[str], device: str) -> list[Subject]:
-    there = [subject for subject in subjects([artifact]) if subject.runtime in known]
-    if not there:
-        raise UsageError(
-            f"{device} has no runtime for {artifact.path.name}",
-            where=str(artifact.path),
-            expected=f"a file for one of {', '.join(known)}, which must be installed here too",
-            got=artifact.format,
-            fix="export another format, or choose another device",
-        )
-    return there
 
 
 def _emulate(subject: Subject, settings: Benchmark, inputs: Path | None) -> Json:
@@ -107,9 +94,10 @@ def _emulate(subject: Subject, settings: Benchmark, inputs: Path | None) -> Json
 
 def _parity(subject: Subject, here: Array, there: Array, output: Json) -> Json:
     """Against the same file and runtime on this machine; where the output is quantised, one step of it may differ."""
-    flat = [array.reshape(len(array), -1) for array in (here, there)]
+    exact, given = (array.reshape(len(array), -1) for array in (here, there))
     name = f"{subject.artifact.path.name} on this machine"
-    found = compare(*flat, subject.artifact.precision, ParitySettings(), name=name, runtime=subject.runtime).to_json()
+    precision, tolerance = subject.artifact.precision, ParitySettings()
+    found = compare(exact, given, precision, tolerance, name=name, runtime=subject.runtime).to_json()
     scale = output.get("quantization", {}).get("scale")
     if scale and found["max_abs"] is not None:
         steps = round(found["max_abs"] / scale, 3)

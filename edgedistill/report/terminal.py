@@ -61,7 +61,11 @@ def show(report: Json, console: Console) -> None:
 
 
 def show_measurements(measurements: list[Json], console: Console) -> None:
-    """A table of measurements without a report."""
+    """A table of measurements without a report; what was emulated has one of its own."""
+    show_emulated([m for m in measurements if m["source"] == "emulated"], console)
+    measurements = [m for m in measurements if m["source"] != "emulated"]
+    if not measurements:
+        return
     table = Table(title="measured, batch 1", title_justify="left", header_style="bold")
     for heading in (
         "artifact",
@@ -89,6 +93,29 @@ def show_measurements(measurements: list[Json], console: Console) -> None:
     for m in measurements:
         if m.get("operators"):
             _show_operators(m, console)
+
+
+def show_emulated(measurements: list[Json], console: Console) -> None:
+    """Instructions of one inference by class, parity and memory; no times."""
+    if not measurements:
+        return
+    title = "emulated, batch 1: instructions of one inference in thousands"
+    table = Table(title=title, title_justify="left", header_style="bold")
+    words = ("artifact", "device", "runtime", "runs")
+    classes = ("total", "load_store", "fma", "dot", "multiply_long", "sve")
+    for heading in (*words, *classes, "max abs", "memory, MB", "flags"):
+        table.add_column(heading.replace("_", " "), justify="left" if heading in (*words, "flags") else "right")
+    for m in measurements:
+        counted = [f"{m['instructions'][name] / 1e3:.1f}" for name in classes] if "instructions" in m else ["-"] * 6
+        far = m.get("parity", {}).get("max_abs")
+        table.add_row(
+            Text(m["artifact"]), Text(m["device"]), f"{m['runtime']} {m.get('runtime_version', '')}",
+            m["runs"]["state"],
+            *counted, "-" if far is None else f"{far:.1e}",
+            f"{m['memory_bytes']['peak'] / 1e6:.1f}" if "memory_bytes" in m else "-",
+            Text("; ".join([*m["flags"], *(["kept from an earlier run"] if m.get("reused") else [])])),
+        )  # fmt: skip
+    console.print(table)
 
 
 _BAR = 40
