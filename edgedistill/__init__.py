@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgedistill.errors import EdgeDistillError
+    from edgedistill.exporting import export
     from edgedistill.pipeline import Outcome, compress
     from edgedistill.recipe import Recipe, load_recipe
 
-__all__ = ["EdgeDistillError", "Outcome", "Recipe", "compress", "load_recipe"]
+__all__ = ["EdgeDistillError", "Outcome", "Recipe", "compress", "export", "load_recipe"]
 
 _HOMES = {
     "EdgeDistillError": "edgedistill.errors",
     "Outcome": "edgedistill.pipeline",
     "Recipe": "edgedistill.recipe",
     "compress": "edgedistill.pipeline",
+    "export": "edgedistill.exporting",
     "load_recipe": "edgedistill.recipe",
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +10,8 @@ import numpy as np
 from edgedistill.types import Array, Json, Precision, State
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from jaxtyping import Float
 
     from edgedistill.recipe import ParitySettings
@@ -17,7 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Parity:
-    """Departure of an artifact's outputs from its reference's, over n samples."""
+    """Departure of an artifact's outputs from its reference's, over n samples.
+
+    `outputs` holds each output's own, where a model has several; `output` is then the name of the one that speaks.
+    """
 
     reference: str
     runtime: str
@@ -27,13 +32,16 @@ class Parity:
     psnr_db: float
     cosine: float
     top1_agreement: float
+    snr_db: float
     worst_sample: int
     state: State
     reason: str
+    outputs: tuple[Parity, ...] = ()
+    output: str = ""
 
     def to_json(self) -> Json:
         """JSON form; what is infinite (PSNR of identical outputs, departure of broken ones) is written as null."""
-        document = {**self.__dict__, "state": self.state.value}
+        document = {**self.__dict__, "state": self.state.value, "outputs": [one.to_json() for one in self.outputs]}
         return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in document.items()}
 
 
@@ -63,7 +71,7 @@ def compare(
             else "; ".join(broken)
         )
         worst = float("inf")
-        return Parity(name, runtime, len(reference), worst, worst, -worst, 0.0, 0.0, 0, State.FAIL, reason)
+        return Parity(name, runtime, len(reference), worst, worst, -worst, 0.0, 0.0, -worst, 0, State.FAIL, reason)
     exact, given = reference.astype(np.float64), candidate.astype(np.float64)
     difference = np.abs(exact - given)
     max_abs = float(difference.max())
@@ -73,22 +81,46 @@ def compare(
     psnr = float(20 * np.log10(peak / rms)) if rms > 0 and peak > 0 else float("inf") if rms == 0 else float("-inf")
     norms = float(np.linalg.norm(exact) * np.linalg.norm(given))
     cosine = float(np.sum(exact * given) / norms) if norms else float(rms == 0)
-    agreement = float(np.mean(exact.argmax(axis=1) == given.argmax(axis=1)))
+    power = float(np.sqrt(np.mean(exact**2)))
+    snr = float(20 * np.log10(power / rms)) if rms > 0 and power > 0 else float("inf") if rms == 0 else float("-inf")
+    classes = exact.ndim == 2 and exact.shape[1] > 1  # noqa: PLR2004 - only rows of scores choose a class
+    agreement = float(np.mean(exact.argmax(axis=1) == given.argmax(axis=1))) if classes else float("nan")
     relative = max_abs / scale if scale else (0.0 if max_abs == 0 else float("inf"))
     if precision is Precision.FP32:
         limit = tolerance.fp32.max_relative
         good = relative <= limit
         reason = f"largest relative difference {relative:.2e}, at most {limit:.0e} allowed"
     else:
-        good = psnr >= tolerance.int8.min_psnr_db and agreement >= tolerance.int8.min_top1_agreement
-        reason = (
-            f"PSNR {psnr:.1f} dB (at least {tolerance.int8.min_psnr_db:g}), "
-            f"top-1 agreement {agreement:.4f} (at least {tolerance.int8.min_top1_agreement:g})"
-        )
+        good = psnr >= tolerance.int8.min_psnr_db and not agreement < tolerance.int8.min_top1_agreement
+        reason = f"PSNR {psnr:.1f} dB (at least {tolerance.int8.min_psnr_db:g})"
+        if classes:
+            reason += f", top-1 agreement {agreement:.4f} (at least {tolerance.int8.min_top1_agreement:g})"
     return Parity(
-        name, runtime, len(exact), max_abs, relative, psnr, cosine, agreement,
-        int(difference.max(axis=1).argmax()), State.PASS if good else State.FAIL, reason,
+        name, runtime, len(exact), max_abs, relative, psnr, cosine, agreement, snr,
+        int(difference.reshape(len(difference), -1).max(axis=1).argmax()), State.PASS if good else State.FAIL, reason,
     )  # fmt: skip
+
+
+def compare_outputs(
+    reference: Mapping[str, Array],
+    candidate: Mapping[str, Array],
+    precision: Precision,
+    tolerance: ParitySettings,
+    *,
+    name: str,
+    runtime: str,
+) -> Parity:
+    """Compare every output of a model; a failed one, else the farthest by its relative difference, speaks for all.
+
+    Integer outputs (class numbers) must be equal.
+    """
+    several = []
+    for key, expected in reference.items():
+        given = candidate.get(key, np.zeros((0,)))
+        one = compare(expected, given, precision, tolerance, name=name, runtime=runtime)
+        several.append(replace(one, output=key))
+    speaks = max(several, key=lambda p: (p.state is State.FAIL, p.max_relative))
+    return replace(speaks, outputs=tuple(several)) if len(several) > 1 else speaks
 
 
 def worst(parities: list[Parity]) -> Parity:

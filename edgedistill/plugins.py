@@ -55,8 +55,20 @@ class Exporter(Protocol):
     SUFFIX: str
     RUNNER: tuple[str, Path]
 
-    def export(self, model: Any, name: str, signature: Signature, out: Path) -> Artifact:
-        """Write a torch module (eval mode) as fp32 into the folder `out`."""
+    def export(
+        self,
+        model: Any,
+        name: str,
+        signature: Signature,
+        out: Path,
+        examples: Mapping[str, Array] | None = None,
+        opset: int | None = None,
+    ) -> Artifact:
+        """Write a model as fp32 into the folder `out`.
+
+        `model` is a torch module in eval mode, or the path of an ONNX file; `examples` are inputs to trace with, where
+        made-up ones would not do; `opset` is ONNX's.
+        """
         ...
 
     def quantize(

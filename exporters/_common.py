@@ -10,15 +10,17 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from edgedistill import agent
 from edgedistill.errors import EdgeDistillError, ModelError
 from edgedistill.types import Check, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from edgedistill.types import Artifact, Signature
+    from edgedistill.types import Array, Artifact, Signature
 
 
 @contextmanager
@@ -45,32 +47,52 @@ def conversion(what: str, tool: str) -> Iterator[None]:
         ) from error
 
 
-def example(signature: Signature, batch: int) -> tuple[Any, ...]:
-    """Seeded inputs of the signature's shapes: torch tensors."""
+def example(signature: Signature, batch: int, given: Mapping[str, Array] | None = None) -> tuple[Any, ...]:
+    """Inputs of the signature's shapes as torch tensors: the given ones cut or repeated, else seeded.
+
+    Made-up integers are 0 and 1: every table of embeddings has these two.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    return tuple(
-        torch.randn(batch, *(int(d) for d in spec.shape[1:]), generator=generator) for spec in signature.inputs
-    )
+    tensors = []
+    for spec in signature.inputs:
+        rows = batch if isinstance(spec.shape[0], str) else int(spec.shape[0])
+        if given is not None:
+            tensor = torch.from_numpy(np.resize(given[spec.name], (rows, *given[spec.name].shape[1:])))
+        elif spec.dtype.startswith("float"):
+            tensor = torch.randn(rows, *(int(d) for d in spec.shape[1:]), generator=generator)
+        else:
+            tensor = torch.randint(0, 2, (rows, *(int(d) for d in spec.shape[1:])), generator=generator)
+            tensor = tensor.to(getattr(torch, spec.dtype))
+        tensors.append(tensor)
+    return tuple(tensors)
 
 
-def torch_to_onnx(model: Any, signature: Signature, path: Path) -> None:
-    """Write a torch module as one ONNX file with a dynamic batch axis.
+def torch_to_onnx(
+    model: Any,
+    signature: Signature,
+    path: Path,
+    given: Mapping[str, Array] | None = None,
+    opset: int | None = None,
+) -> None:
+    """Write a torch module as one ONNX file; the batch axis is dynamic where the signature's is.
 
     The file holds no stack traces or paths of this machine, so the same weights give the same bytes.
     """
     import torch
 
-    inputs = example(signature, batch=2)  # with 1, the exporter takes the batch for a constant
+    inputs = example(signature, 2, given)  # with 1, the exporter takes the batch for a constant
     batch = torch.export.Dim("batch", min=1, max=1024)
+    dynamic = isinstance(signature.inputs[0].shape[0], str)
     program = torch.onnx.export(
         model,
         inputs,
         dynamo=True,
         input_names=[spec.name for spec in signature.inputs],
         output_names=[spec.name for spec in signature.outputs],
-        dynamic_shapes=tuple({0: batch} for _ in inputs),
+        dynamic_shapes=tuple({0: batch} for _ in inputs) if dynamic else None,
+        opset_version=opset,
         verbose=False,
     )
     if program is None:  # only without dynamo

@@ -15,7 +15,9 @@ from ._common import conversion, opens, torch_to_onnx, weighted_macs
 from ._onnx_quantization import quantize as quantize  # noqa: PLC0414 - this exporter's verb, in a file of its own
 
 if TYPE_CHECKING:
-    from edgedistill.types import Check, Signature
+    from collections.abc import Mapping
+
+    from edgedistill.types import Array, Check, Signature
 
 REQUIRES = ("onnx", "onnxruntime", "onnxscript")
 TOOLS = ("torch", "onnx", "onnxruntime", "onnxscript")
@@ -38,12 +40,30 @@ _MAC_OPERATORS = {
 _INTEGER_OPERATORS = {"QLinearConv", "QGemm", "QLinearMatMul"}
 
 
-def export(model: Any, name: str, signature: Signature, out: Path) -> Artifact:
-    """Torch -> ONNX (torch.onnx, dynamo)."""
+def export(
+    model: Any,
+    name: str,
+    signature: Signature,
+    out: Path,
+    examples: Mapping[str, Array] | None = None,
+    opset: int | None = None,
+) -> Artifact:
+    """Torch -> ONNX (torch.onnx, dynamo); an ONNX file is checked, and copied into one file."""
     path = out / f"{name}-fp32.onnx"
-    with conversion(name, "torch.onnx"):
-        torch_to_onnx(model, signature, path)
+    with conversion(name, "torch.onnx" if not isinstance(model, Path) else "onnx"):
+        if isinstance(model, Path):
+            _copy(model, path)
+        else:
+            torch_to_onnx(model, signature, path, examples, opset)
     return Artifact.of_files(path, model=name, fmt="onnx", precision=Precision.FP32, signature=signature)
+
+
+def _copy(source: Path, path: Path) -> None:
+    import onnx
+
+    model = onnx.load(str(source))  # with the data that stands beside it
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def check_support(artifact: Artifact) -> list[Check]:

@@ -16,7 +16,9 @@ from ._openvino_ir import save
 from ._openvino_quantization import quantize as quantize  # noqa: PLC0414 - this exporter's verb, in a file of its own
 
 if TYPE_CHECKING:
-    from edgedistill.types import Signature
+    from collections.abc import Mapping
+
+    from edgedistill.types import Array, Signature
 
 REQUIRES = ("openvino", "nncf", "onnx", "onnxscript")
 TOOLS = ("torch", "onnx", "onnxscript", "openvino", "nncf")
@@ -28,15 +30,24 @@ RUNNER = ("run_openvino.py", Path(__file__).with_name("_run_openvino.py"))
 _CHANNEL_AXIS = {"Convolution": 1, "GroupConvolution": 1}
 
 
-def export(model: Any, name: str, signature: Signature, out: Path) -> Artifact:
-    """Torch -> ONNX -> OpenVINO IR."""
+def export(
+    model: Any,
+    name: str,
+    signature: Signature,
+    out: Path,
+    examples: Mapping[str, Array] | None = None,
+    opset: int | None = None,
+) -> Artifact:
+    """Torch -> ONNX -> OpenVINO IR; or an ONNX file -> IR."""
     import openvino
 
-    graph = out / f".{name}.onnx"
+    graph = model if isinstance(model, Path) else out / f".{name}.onnx"
     with conversion(name, "openvino"):
-        torch_to_onnx(model, signature, graph)
+        if not isinstance(model, Path):
+            torch_to_onnx(model, signature, graph, examples, opset)
         converted = openvino.convert_model(str(graph))
-    graph.unlink()
+    if graph is not model:
+        graph.unlink()
     return save(converted, out / f"{name}-fp32.xml", name, Precision.FP32, signature, {})
 
 

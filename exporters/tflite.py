@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgedistill.errors import ModelError
 from edgedistill.types import Artifact, MacCount, Precision, Signature, TensorSpec
 
 from ._common import conversion, example, opens, weighted_macs
@@ -13,7 +14,9 @@ from ._tflite_quantization import quantize as quantize  # noqa: PLC0414 - this e
 from ._tflite_quantization import read
 
 if TYPE_CHECKING:
-    from edgedistill.types import Check
+    from collections.abc import Mapping
+
+    from edgedistill.types import Array, Check
 
 REQUIRES = ("litert_torch", "ai_edge_quantizer", "ai_edge_litert", "tflite_runtime")
 TOOLS = ("torch", "litert-torch", "litert-converter", "ai-edge-quantizer", "ai-edge-litert")
@@ -25,21 +28,31 @@ RUNNER = ("run_tflite.py", Path(__file__).with_name("_run_tflite.py"))
 _WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
 
 
-def export(model: Any, name: str, signature: Signature, out: Path) -> Artifact:
-    """Torch -> TFLite (litert-torch)."""
+def export(
+    model: Any,
+    name: str,
+    signature: Signature,
+    out: Path,
+    examples: Mapping[str, Array] | None = None,
+    opset: int | None = None,  # noqa: ARG001 - ONNX's
+) -> Artifact:
+    """Torch -> TFLite (litert-torch), batch 1; 64-bit integers become 32-bit ones."""
     import litert_torch
 
+    if isinstance(model, Path):
+        raise ModelError(
+            "TFLite is written from torch models, not from ONNX files",
+            where=str(model),
+            expected="a .pt2 program or an import path",
+            got=model.name,
+            fix="give the torch model (torch.export.save writes a .pt2), or leave tflite out of --to",
+        )
     path = out / f"{name}-fp32.tflite"
-    named = {spec.name: tensor for spec, tensor in zip(signature.inputs, example(signature, batch=1), strict=True)}
+    values = example(_fixed(signature), 1, examples)
+    named = {spec.name: tensor for spec, tensor in zip(signature.inputs, values, strict=True)}
     with conversion(name, "litert-torch"):
         litert_torch.convert(model, sample_kwargs=_by_parameter(model, named)).export(str(path))
-    fixed = Signature(
-        _batch_of_one(signature.inputs),
-        _batch_of_one(signature.outputs),
-        signature.normalization,
-        signature.labels,
-    )
-    return Artifact.of_files(path, model=name, fmt="tflite", precision=Precision.FP32, signature=fixed)
+    return Artifact.of_files(path, model=name, fmt="tflite", precision=Precision.FP32, signature=_fixed(signature))
 
 
 def check_support(artifact: Artifact) -> list[Check]:
@@ -80,5 +93,17 @@ def _by_parameter(model: Any, named: dict[str, Any]) -> dict[str, Any]:
     return dict(zip(parameters, named.values(), strict=False))
 
 
+def _fixed(signature: Signature) -> Signature:
+    """Batch 1 where it is free, no 64-bit integers."""
+    return Signature(
+        _batch_of_one(signature.inputs), _batch_of_one(signature.outputs), signature.normalization, signature.labels
+    )
+
+
 def _batch_of_one(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(s.name, (1, *s.shape[1:]), s.dtype, s.layout) for s in specs)
+    narrow = {"int64": "int32"}
+
+    def fixed(shape: tuple[int | str, ...]) -> tuple[int | str, ...]:
+        return (1 if isinstance(shape[0], str) else shape[0], *shape[1:])
+
+    return tuple(TensorSpec(s.name, fixed(s.shape), narrow.get(s.dtype, s.dtype), s.layout) for s in specs)
