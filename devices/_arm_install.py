@@ -53,10 +53,6 @@ def steps(layout: Layout, pins: Pins) -> list[Step]:
     index = root / "apt"
     found = [Step("compile the plug-in", layout.plugin, _compile)]
     found += [
-        Step(f"wheel {wheel.name} {wheel.place}", root / "wheels" / wheel.place / wheel.name, _fetch_wheel(wheel))
-        for wheel in pins.wheels
-    ]
-    found += [
         Step(
             f"package {deb.name} {deb.place}", root / "debs" / deb.place / deb.name, _fetch_deb(index, pins.suite, deb)
         )
@@ -65,7 +61,8 @@ def steps(layout: Layout, pins: Pins) -> list[Step]:
     found.append(Step("unpack the emulator", root / "host", _unpack(root / "debs" / "amd64")))
     for place in MACHINES:
         found.append(Step(f"unpack {place}", root / "sysroot" / place, _unpack(root / "debs" / place)))
-        found.append(Step(f"runtimes {place}", root / "site" / place, _install_wheels(root / "wheels" / place, place)))
+        wheels = [wheel for wheel in pins.wheels if wheel.place == place]
+        found.append(Step(f"runtimes {place}", root / "site" / place, _install_wheels(wheels, place)))
     for scheme, cores in CORES.items():
         sysroot = root / "sysroot" / PLACES[scheme]
         found += [Step(core.name, root / "cores" / core.name, _view(sysroot, core)) for core in cores.values()]
@@ -214,23 +211,17 @@ def _platforms(place: str) -> list[str]:
     return [*(f"--platform={tag}" for tag in tags), *chosen]
 
 
-def _fetch_wheel(wheel: Wheel) -> Callable[[Path], None]:
+def _install_wheels(wheels: list[Wheel], place: str) -> Callable[[Path], None]:
+    """One pip for all; what it fetched before it was broken off is in its own cache."""
+
     def make(out: Path) -> None:
         wanted = out.with_name("wanted.txt")
-        wanted.write_text(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n", encoding="utf-8")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-        command += ["--require-hashes", *_platforms(wheel.place), f"--dest={out}", f"--requirement={wanted}"]
+        lines = [f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n" for wheel in wheels]
+        wanted.write_text("".join(lines), encoding="utf-8")
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
+        command += ["--require-hashes", *_platforms(place), f"--target={out}", f"--requirement={wanted}"]
         fix = "look at the network (and pip's index), then repeat: what was fetched is kept"
-        _command(command, what=f"fetching the wheel {wheel.name} {wheel.version}", fix=fix)
-
-    return make
-
-
-def _install_wheels(wheels: Path, place: str) -> Callable[[Path], None]:
-    def make(out: Path) -> None:
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"]
-        command += ["--no-compile", *_platforms(place), f"--target={out}", *map(str, sorted(wheels.glob("*/*.whl")))]
-        _command(command, what=f"unpacking the wheels for {place}", fix="edgedistill arm setup --again")
+        _command(command, what=f"fetching the wheels for {place}", fix=fix)
 
     return make
 
@@ -311,13 +302,14 @@ def _emulator_version(layout: Layout) -> str:
 
 def _write_lock(layout: Layout, pins: Pins, versions: dict[str, dict[str, str]]) -> None:
     """Written last: its being there says that the rest is."""
-    files = sorted([*(layout.root / "debs").glob("*/*/*.deb"), *(layout.root / "wheels").glob("*/*/*.whl")])
+    files = sorted((layout.root / "debs").glob("*/*/*.deb"))
     document = {
         "schema": "edgedistill.arm/1",
         "installed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "suite": pins.suite,
         "runtimes": versions,
         "emulator": _emulator_version(layout),
+        "wheels": [f"{w.place} {w.name}=={w.version} sha256:{w.sha256}" for w in pins.wheels],
         "files": [
             {"name": str(f.relative_to(layout.root)), "bytes": f.stat().st_size, "sha256": file_sha256(f)}
             for f in files
@@ -335,7 +327,7 @@ def status(layout: Layout, cores: dict[str, dict[str, Core]]) -> Json:
     """Installed or not, where, bytes by part, versions, cores by scheme, kept runs."""
     ready = layout.lock.is_file()
     document: Json = json.loads(layout.lock.read_text(encoding="utf-8")) if ready else {}
-    parts = ("debs", "wheels", "host", "sysroot", "site")
+    parts = ("debs", "host", "sysroot", "site")
     counts = layout.base / "counts"
     return {
         "installed": ready,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgedistill.types import Json
 
 SOURCES = Path(__file__).parent / "arm"
-LAYOUT = 1
+LAYOUT = 2
 """Counted up when the folders below change their meaning."""
 
 
@@ -75,7 +75,7 @@ def read_pins(text: str) -> Pins:
 class Layout:
     """The emulator's folders. `root` is named by what it holds: other pins, another folder.
 
-    Below `base`: `counts/` (kept runs) and one folder per set of pins; below that `debs/`, `wheels/`, `host/` (the
+    Below `base`: `counts/` (kept runs) and one folder per set of pins; below that `debs/`, `host/` (the
     emulator), `sysroot/PLACE/`, `site/PLACE/`, `cores/` (what differs by core) and `lock.json`, written last.
     """
 

@@ -171,7 +171,7 @@ def test_another_pin_is_another_installation(monkeypatch: pytest.MonkeyPatch, tm
     [
         ("deb http://m.example/debian bookworm main contrib\n", ["http://m.example/debian"]),
         ("deb [arch=amd64 signed-by=/k.gpg] https://m.example/d trixie main\n", ["https://m.example/d"]),
-        ("Types: deb deb-src\n# URIs: http://no.example\nURIs: http://a.example/debian\nSuites: bookworm\nComponents: main\n",
+        ("Types: deb\n# URIs: http://no.example\nURIs: http://a.example/debian\nSuites: sid\nComponents: main\n",
          ["http://a.example/debian"]),
         ("deb http://m.example/debian-security bookworm-security main\n", []),
         ("deb http://archive.example/ubuntu noble main\n", []),
