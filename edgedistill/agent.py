@@ -237,7 +237,7 @@ def open_ncnn(path: str, threads: int) -> Session:
         results = []
         with net.create_extractor() as extractor:
             for spec, value in zip(inputs, feed):
-                if extractor.input(spec["name"], ncnn.Mat(value[0])) != 0:
+                if extractor.input(spec["name"], ncnn.Mat(value[0]).clone()) != 0:
                     raise ValueError("ncnn does not take the input %s" % spec["name"])
             for blob in wanted:
                 code, mat = extractor.extract(blob)

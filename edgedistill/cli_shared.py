@@ -84,7 +84,7 @@ def artifact_of(path: Path) -> Artifact:
         )
     fmt = endings[path.suffix]
     signature = Signature((), (), Normalization((0.0,), (1.0,)), ())
-    companions = tuple(p for p in [path.with_suffix(".bin")] if path.suffix == ".xml" and p.is_file())
+    companions = tuple(p for p in [path.with_suffix(".bin")] if path.suffix in (".xml", ".param") and p.is_file())
     artifact = Artifact.of_files(
         path, model=path.stem, fmt=fmt, precision=Precision.FP32, signature=signature, companions=companions
     )

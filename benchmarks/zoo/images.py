@@ -196,7 +196,8 @@ class ConvNextBlock(nn.Module):
         """The block's features."""
         y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
         y = self.project(functional.gelu(self.expand(y))) * self.scale
-        return x + y.permute(0, 3, 1, 2)
+        out: Tensor = x + y.permute(0, 3, 1, 2)
+        return out
 
 
 class ConvNext(nn.Module):

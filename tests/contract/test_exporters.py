@@ -49,6 +49,8 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="module")
 def quantized(exported: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     out = tmp_path_factory.mktemp(f"{exported.format}-int8")
+    if Precision.INT8_STATIC not in load_exporter(exported.format).PRECISIONS:
+        pytest.skip(f"{exported.format} has no int8")
     return load_exporter(exported.format).quantize(exported, Precision.INT8_STATIC, {"image": samples()}, out)
 
 
@@ -105,19 +107,28 @@ def test_artifact_describes_the_files_on_disk(exported: Artifact, quantized: Art
     assert quantized.producer["parent"] == exported.sha256
 
 
-def test_macs_agree_with_the_closed_form_and_int8_is_integer_inside(exported: Artifact, quantized: Artifact) -> None:
-    exporter = load_exporter(exported.format)
-    macs = 8 * 8 * 8 * (2 * 9) + 4 * 4 * 16 * (8 * 9) + 16 * 5
-    assert exporter.count_macs(exported).total == macs
-    assert exporter.count_macs(exported).integer == 0
-    assert exporter.count_macs(quantized).total == macs
+MACS = 8 * 8 * 8 * (2 * 9) + 4 * 4 * 16 * (8 * 9) + 16 * 5
+
+
+def test_macs_agree_with_the_closed_form(exported: Artifact) -> None:
+    found = load_exporter(exported.format).count_macs(exported)
+    assert (found.total, found.integer) == (MACS, 0)
+
+
+def test_int8_is_integer_inside(quantized: Artifact) -> None:
+    exporter = load_exporter(quantized.format)
+    assert exporter.count_macs(quantized).total == MACS
     assert exporter.count_macs(quantized).integer_share > 0.95
 
 
-def test_same_weights_give_the_same_bytes(exported: Artifact, quantized: Artifact, tmp_path: Path) -> None:
+def test_same_weights_give_the_same_bytes(exported: Artifact, tmp_path: Path) -> None:
+    again = load_exporter(exported.format).export(model(), "net", SIGNATURE, tmp_path)
+    assert (again.sha256, again.companions) == (exported.sha256, exported.companions)
+
+
+def test_same_samples_give_the_same_int8_bytes(exported: Artifact, quantized: Artifact, tmp_path: Path) -> None:
     exporter = load_exporter(exported.format)
     again = exporter.export(model(), "net", SIGNATURE, tmp_path)
-    assert (again.sha256, again.companions) == (exported.sha256, exported.companions)
     int8 = exporter.quantize(again, Precision.INT8_STATIC, {"image": samples()}, tmp_path)
     assert (int8.sha256, int8.companions) == (quantized.sha256, quantized.companions)
 
