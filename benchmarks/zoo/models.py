@@ -62,7 +62,8 @@ def _tops(student: Student) -> tuple[int, ...]:
 
 def _sample(shape: tuple[int, ...], top: int) -> torch.Tensor:
     if not top:
-        return torch.randn(SAMPLES, *shape)
+        apart = torch.randn(SAMPLES, shape[0], *(1 for _ in shape[1:]))  # noise alone is averaged away by pooling
+        return torch.randn(SAMPLES, *shape) + 2 * apart
     values = torch.randint(0, top + 1, (SAMPLES, *shape))
     values[:, 0] = top  # a mask keeps a word
     return values
