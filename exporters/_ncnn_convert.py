@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from edgedistill.errors import ModelError
@@ -97,7 +98,7 @@ def known(lines: Sequence[str]) -> list[str]:
     Raises:
         ModelError: a layer that ncnn does not have.
     """
-    import ncnn
+    ncnn: Any = import_module("ncnn")  # a compiled module that type checkers cannot read
 
     kept = list(lines[:2])
     foreign = []

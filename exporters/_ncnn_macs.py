@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,7 @@ _INT8 = "8"  # the key of int8 scales in convolutions and dense layers
 
 def count(path: Path) -> MacCount:
     """Run the file once on zeros, reading the shapes of what its weighted layers take and give."""
-    import ncnn
+    ncnn: Any = import_module("ncnn")  # a compiled module that type checkers cannot read
 
     layers = agent._ncnn_layers(str(path))  # noqa: SLF001 - the reader of the format
     net = ncnn.Net()

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch.fx import GraphModule, Node
+    from torch.fx import GraphModule
 
 _FIVE_AXES = 5
 
@@ -29,7 +29,7 @@ def rewritten(model: Any, inputs: tuple[Any, ...]) -> GraphModule:
     return graph
 
 
-def _split_early(graph: Any, node: Node) -> None:
+def _split_early(graph: Any, node: Any) -> None:
     """Replace one unbind of a folded projection, or one part taken from it by index."""
     import operator
 
@@ -38,14 +38,14 @@ def _split_early(graph: Any, node: Node) -> None:
     aten = torch.ops.aten
     if node.target not in (aten.unbind.int, aten.select.int):
         return
-    chain = _folded(node.args[0], int(str(node.args[1])) if len(node.args) > 1 else 0)
+    chain = _folded(node.args[0], node.args[1] if len(node.args) > 1 else 0)
     if chain is None:
         return
     source, sizes, axis, order = chain
     if node.target == aten.select.int:
-        parts = [(node, int(str(node.args[2])))]
+        parts = [(node, node.args[2])]
     else:
-        parts = [(user, int(str(user.args[1]))) for user in node.users if user.target is operator.getitem]
+        parts = [(user, user.args[1]) for user in node.users if user.target is operator.getitem]
     width = math.prod(sizes[axis + 1 :])
     for part, index in parts:
         number = index % sizes[axis]
