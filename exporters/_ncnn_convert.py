@@ -49,8 +49,8 @@ def _traced(model: Any, inputs: tuple[Any, ...], folder: Path) -> Path:
             self.model = model
 
         def forward(self, *arguments: Any) -> Any:
-            found = tuple(flat(self.model(*arguments)))
-            return found if len(found) > 1 else found[0]
+            found: list[Any] = flat(self.model(*arguments))
+            return tuple(found) if len(found) > 1 else found[0]
 
     path = folder / "m.pt"
     fused = torch.backends.mha.get_fastpath_enabled()
