@@ -71,6 +71,24 @@ class Scheme:
     keep_float: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class TrainedRange:
+    """A tensor of the torch model whose 8-bit range was trained.
+
+    Attributes:
+        name: in the torch graph.
+        low: value of the lowest of 256 levels; zero is one of the levels.
+        high: value of the highest.
+        probes: its values, flat and unrounded, for each of the first calibration samples: by them it is found in a
+            file, where it may have another name and layout.
+    """
+
+    name: str
+    low: float
+    high: float
+    probes: tuple[Array, ...]
+
+
 class State(StrEnum):
     """The outcome of a check."""
 

@@ -13,6 +13,7 @@ from edgedistill.types import Artifact, MacCount, Precision
 
 from ._common import conversion, opens, torch_to_onnx, weighted_macs
 from ._onnx_quantization import quantize as quantize  # noqa: PLC0414 - this exporter's verb, in a file of its own
+from ._qat_onnx import quantize_trained as quantize_trained  # noqa: PLC0414 - likewise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

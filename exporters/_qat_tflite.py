@@ -1,0 +1,92 @@
+"""TFLite with trained 8-bit ranges: full-integer, ends included."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgedistill.types import Array, Artifact, Precision, Signature
+
+from ._common import conversion
+from ._qat_match import trained_ends
+from ._tflite_quantization import _as_int8, _signature_inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from edgedistill.types import TrainedRange
+
+
+def quantize_trained(
+    artifact: Artifact, trained: Sequence[TrainedRange], samples: Mapping[str, Array], out: Path
+) -> Artifact:
+    """Write an int8 copy of an fp32 file whose activations have the trained ranges.
+
+    Tensors that were not trained get their extremes over the samples.
+
+    Args:
+        artifact: the fp32 file of the fine-tuned student.
+        trained: its trained tensors, probed with the first of the samples.
+        samples: input name -> calibration samples.
+        out: folder.
+
+    Raises:
+        ModelError: ai-edge-quantizer refuses the file.
+    """
+    from ai_edge_quantizer import calibrator, quantizer, recipe
+    from ai_edge_quantizer.utils import qsv_utils
+
+    path = out / f"{artifact.model}-{Precision.INT8_QAT.short}.tflite"
+    names = _signature_inputs(artifact.path)
+    rows = list(samples.values())
+    feeds = [{name: row[i : i + 1] for name, row in zip(names, rows, strict=True)} for i in range(len(rows[0]))]
+    with conversion(artifact.id, "ai-edge-quantizer"):
+        tool = quantizer.Quantizer(str(artifact.path), recipe.static_wi8_ai8())
+        extremes = calibrator.Calibrator(str(artifact.path), num_threads=1, qsv_update_func=qsv_utils.min_max_update)
+        extremes.calibrate({"serving_default": feeds}, tool._recipe_manager)  # noqa: SLF001 - no public way to the ranges
+        ranges = extremes.get_model_qsvs()
+        found = trained_ends(trained, _tensors(artifact.path, feeds[: len(trained[0].probes)]))
+        for name, ends in found.items():
+            if name in ranges:
+                ranges[name] = {
+                    end: np.full_like(ranges[name][end], value) for end, value in zip(("min", "max"), ends, strict=True)
+                }
+        tool.quantize(ranges, enable_progress_report=False).export_model(str(path), overwrite=True)
+    signature = artifact.signature
+    return Artifact.of_files(
+        path,
+        model=artifact.model,
+        fmt="tflite",
+        precision=Precision.INT8_QAT,
+        signature=Signature(
+            _as_int8(signature.inputs), _as_int8(signature.outputs), signature.normalization, signature.labels
+        ),
+        producer={"parent": artifact.sha256, "trained_ranges": len(found.keys() & ranges.keys())},
+    )
+
+
+def _tensors(path: Path, feeds: Sequence[Mapping[str, Array]]) -> dict[str, list[Array]]:
+    """Every float tensor of the file for some samples; the plain kernels, which keep them all."""
+    from ai_edge_litert import interpreter as litert
+
+    runtime: Any = litert.Interpreter(
+        model_path=str(path),
+        experimental_op_resolver_type=litert.OpResolverType.BUILTIN_REF,
+        experimental_preserve_all_tensors=True,
+    )
+    runtime.allocate_tensors()
+    found: dict[str, list[Array]] = {}
+    for feed in feeds:
+        runtime.get_signature_runner("serving_default")(**feed)
+        for told in runtime.get_tensor_details():
+            if told["dtype"] is not np.float32 or not told["name"]:
+                continue
+            try:
+                value = np.array(runtime.get_tensor(told["index"]))
+            except ValueError:  # a tensor that nothing computes
+                continue
+            if value.size:
+                found.setdefault(told["name"], []).append(value)
+    return {name: values for name, values in found.items() if len(values) == len(feeds)}
