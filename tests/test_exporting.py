@@ -98,7 +98,7 @@ def test_one_onnx_and_one_openvino_file_serve_every_batch(exported: tuple[Path, 
     with torch.no_grad():
         expected = two()(*[torch.from_numpy(array) for array in given.values()])["scores"].numpy()
     session = onnxruntime.InferenceSession(exported[0] / "onnx" / "two-fp32.onnx")
-    np.testing.assert_allclose(session.run(["scores"], given)[0], expected, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(session.run(["scores"], given)[0]), expected, atol=1e-5)
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(exported[0] / "openvino" / "two-fp32.xml", "CPU", settings)
     np.testing.assert_allclose(compiled(given)["scores"], expected, atol=1e-5)

@@ -40,7 +40,7 @@ def main() -> int:
 def outcome(name: str, fmt: str) -> list[Json]:
     """A row for each runtime of the file, or one row of the refusal."""
     module, samples = built(ZOO[name])
-    example: Any = samples if len(samples) > 1 else samples[0]
+    example: Any = samples if len(samples) > 1 else next(iter(samples))
     with tempfile.TemporaryDirectory() as folder:
         try:
             document = export(module, example, Path(folder) / "out", to=[fmt], name=name)
