@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from edgedistill.types import Json
 
 CORE = "core"
-_GROUPS = (CORE, "onnx", "tflite", "openvino", "dev")
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,8 @@ def examine() -> list[Finding]:
     """Every requirement of the core and of each extra."""
     findings = []
     requirements = [Requirement(text) for text in importlib.metadata.requires("edgedistill") or []]
-    for group in _GROUPS:
+    extras = importlib.metadata.metadata("edgedistill").get_all("Provides-Extra") or []
+    for group in (CORE, *extras):
         for requirement in requirements:
             marker = requirement.marker
             applies = marker is None if group == CORE else marker is not None and marker.evaluate({"extra": group})

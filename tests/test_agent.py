@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -230,6 +231,7 @@ def test_its_source_is_python_3_8_and_imports_only_the_standard_library_numpy_an
     nodes = list(ast.walk(tree))
     imported = {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     imported |= {(node.module or ".").split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
+    imported |= set(re.findall(r'__import__\("(\w+)"\)', AGENT.read_text(encoding="utf-8")))
     runtimes = {"onnxruntime", "tflite_runtime", "ai_edge_litert", "ncnn", "openvino"}
     assert imported - sys.stdlib_module_names == {"numpy"} | runtimes
 

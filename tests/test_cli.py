@@ -273,7 +273,7 @@ def test_benchmark_measures_files_beside_a_reference(finished: Finished) -> None
 
 
 def test_devices_plugins_doctor_and_recipe_answer_in_json(recipe: Path) -> None:
-    assert documents(edgedistill("devices", "list", "--json"))["devices"][0]["id"] == "cpu"
+    assert "cpu" in {d["id"] for d in documents(edgedistill("devices", "list", "--json"))["devices"]}
     assert documents(edgedistill("devices", "show", "cpu", "--json"))["devices"][0]["cores"] >= 1
     assert edgedistill("devices", "show", "no-such-device").returncode == 2
     assert {p["name"] for p in documents(edgedistill("plugins", "--json"))["plugins"]["exporters"]} >= {"onnx"}

@@ -41,7 +41,7 @@ def _of(package: str, group: str) -> Finding:
 def test_this_environment_is_healthy_and_every_finding_tells_its_version() -> None:
     findings = examine()
     assert healthy(findings)
-    assert {f.group for f in findings} == {"core", "onnx", "tflite", "openvino", "dev"}
+    assert {f.group for f in findings} == {"core", "onnx", "tflite", "openvino", "ncnn", "arm", "micro", "dev"}
     for finding in findings:
         if finding.state == "ok":
             assert finding.installed == importlib.metadata.version(finding.package)

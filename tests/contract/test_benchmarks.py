@@ -21,6 +21,10 @@ def document(scale: float = 1.0, queries: int = 200) -> Json:
         "first_inference_ms": 1.0,
         "page_cache": "kept",
         "involuntary_switches": 2,
+        "instructions": {"total": 9, "dot": 1, "matrix": 0, "sve": 0, "spread": 0.0},
+        "blocks": "counts.npz",
+        "reused": False,
+        "emulation_flags": [],
         "disturbance": {"involuntary_switches": 2.0, "cpu_s": 0.99, "wall_s": 1.0, "steal_s": 0.0},
         "minutes_ms": [{"count": 9, "min": 1.0, "p50": p50, "p90": 3.0, "p99": 4.0} for p50 in (1.0, 1.0 + scale / 2)],
         "profile": {
