@@ -168,7 +168,7 @@ class _Path:
         quantized = self._stage(
             "quantize", lambda out: do.quantize(data, exported, out), **exporting, exported=exported.digest,
             precisions=recipe.export.precisions, quantize=recipe.quantize, seed=recipe.seed,
-            calibration=calibration_digest(recipe, self.beside),
+            calibration=calibration_digest(recipe, self.beside), benchmark=recipe.benchmark.device,
         )  # fmt: skip
         files = Files(exported, quantized)
         runs: Json = {"data": data.digest, "files": files.digests, "runtimes": do.runtimes()}

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Json,
         MacCount,
         Precision,
+        Scheme,
         Signature,
     )
 
@@ -77,8 +78,20 @@ class Exporter(Protocol):
         precision: Precision,
         calibration: Mapping[str, Array],
         out: Path,
+        scheme: Scheme | None = None,
     ) -> Artifact:
-        """Write a quantised copy of an fp32 artifact into `out`; calibration: input name -> samples."""
+        """Write a quantised copy of an fp32 artifact into `out`; calibration: input name -> samples.
+
+        Samples are read one after the other: memory does not grow with their number.
+        """
+        ...
+
+    def schemes(self, precision: Precision) -> tuple[Scheme, ...]:
+        """The ways to a precision that are worth measuring, the default first."""
+        ...
+
+    def layers(self, artifact: Artifact) -> list[str]:
+        """Names of the layers of an fp32 artifact that a scheme may keep in float, in the order of the graph."""
         ...
 
     def check_support(self, artifact: Artifact) -> list[Check]:
@@ -129,7 +142,7 @@ class Benchmark(Protocol):
 VERBS: dict[Shelf, tuple[str, ...]] = {
     "exporters": (
         "REQUIRES", "TOOLS", "RUNTIMES", "PRECISIONS", "SUFFIX", "RUNNER",
-        "export", "quantize", "check_support", "count_macs",
+        "export", "quantize", "schemes", "layers", "check_support", "count_macs",
     ),
     "devices": ("REQUIRES", "SCHEME", "describe", "run"),
     "benchmarks": ("REQUIRES", "measure"),

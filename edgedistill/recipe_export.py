@@ -25,6 +25,14 @@ class Quantize(Section):
     """Training samples used for calibration, drawn with the seed; never evaluation samples."""
     calibration: str | None = None
     """An .npz with raw samples (array `x`) to calibrate on instead; relative to the recipe."""
+    candidates: Literal["auto", "default"] | list[str] = "auto"
+    """`auto` measures every scheme of the exporter and ships the best, `default` takes its first; or schemes by name."""
+    max_drop: float = Field(default=0.01, ge=0, le=1)
+    """Quality that int8 may lose against the fp32 file of its format, over the validation samples."""
+    validation_samples: int = Field(default=2000, ge=1)
+    """Labelled training samples that choose between candidates; calibration and evaluation samples are not among them."""
+    fallback: bool = True
+    """Return layers to float, the fewest that bring the loss within `max_drop`, where no scheme does."""
 
 
 class Fp32Parity(Section):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from edgedistill.data.splits import Data
     from edgedistill.distillation.jobs import Job
+    from edgedistill.quantizing import CandidateSamples
     from edgedistill.teachers.build import Teacher
     from edgedistill.watch import Watch
 
@@ -127,18 +129,28 @@ class Stages:
         write_artifacts(artifacts, out)
 
     def quantize(self, data_stage: Stage, exported: Stage, out: Path) -> None:
-        """int8 copies of the student's fp32 artifacts, calibrated on training samples."""
-        data = load_data(data_stage)
+        """int8 copies of the student's fp32 artifacts: candidates calibrated on training samples, the best shipped."""
+        from edgedistill.quantizing import choose
+
         students = [a for a in read_artifacts(exported) if a.model == "student"]
         wanted = [Precision.parse(w) for w in self.recipe.export.precisions if w != "fp32"]
         jobs = [(artifact, precision) for artifact in students for precision in wanted]
-        calibration = {students[0].signature.inputs[0].name: self._calibration(data)} if jobs else {}
-        artifacts = []
-        for artifact, precision in self._steps(jobs, "quantize {0.id} to {1}"):
+        samples = self._samples(load_data(data_stage), students[0].signature.inputs[0].name, out)
+        artifacts, candidates = [], []
+        for number, (artifact, precision) in enumerate(jobs):
             folder = out / artifact.format
             folder.mkdir(exist_ok=True)
-            require_space(out, 2 * artifact.size_bytes + _MARGIN_BYTES)
-            artifacts.append(load_exporter(artifact.format).quantize(artifact, precision, calibration, folder))
+            require_space(out, 4 * artifact.size_bytes + _MARGIN_BYTES)
+            text = f"quantize {artifact.id} to {precision}: "
+            step = partial(self.watch.step, done=number, total=len(jobs))
+            choice = choose(
+                artifact, precision, samples, self.recipe.quantize, self.recipe.benchmark, folder,
+                partial(_told, step, text),
+            )  # fmt: skip
+            artifacts.append(choice.artifact)
+            candidates.append({"artifact": choice.artifact.id, "met": choice.met, "candidates": choice.rows})
+        samples.validation.unlink()
+        write_json(candidates, out / "candidates.json")
         write_artifacts(artifacts, out)
 
     def parity(self, data_stage: Stage, teacher: Stage, distilled: Stage, files: Files, out: Path) -> None:
@@ -223,6 +235,7 @@ class Stages:
             device=load_device(self.recipe.benchmark.device).describe(self.recipe.benchmark.device),
             models=models,
             artifacts=[artifact_json(a, read_json(proved.path / "parity.json"), self.run.root) for a in artifacts],
+            choices=read_json(files.quantized.path / "candidates.json"),
             measurements=read_json(measured.path / "measurements.json"),
             eval_samples=len(data.eval_labels),
         )
@@ -313,6 +326,24 @@ class Stages:
             self.watch.step(text.format(*item) if unpack else text.format(item), number, len(items))
             yield item
 
+    def _samples(self, data: Data, name: str, out: Path) -> CandidateSamples:
+        """Calibration samples, and labelled training samples that are not among them."""
+        from edgedistill.quantizing import CandidateSamples
+        from edgedistill.tasks.classification import correct
+
+        settings = self.recipe.quantize
+        order = np.random.default_rng(self.recipe.seed).permutation(len(data.train_labels))
+        rest = order if settings.calibration else order[settings.samples :]
+        labelled = rest[np.asarray(data.train_labels)[rest] >= 0]
+        rows = np.sort((labelled if len(labelled) else order)[: settings.validation_samples])
+        labels = np.asarray(data.train_labels)[rows]
+        validation = out / ".validation.npz"
+        np.savez(validation, **{name: np.asarray(data.train_inputs[rows])})
+        calibration = {name: self._calibration(data)}
+        return CandidateSamples(
+            calibration, validation, len(rows), lambda logits: float(np.mean(correct(logits, labels)))
+        )
+
     def _calibration(self, data: Data) -> Array:
         """Model-ready calibration samples: training samples, or the file that the recipe names."""
         settings = self.recipe.quantize
@@ -349,6 +380,10 @@ class Stages:
             }
         )
         return package_versions(names)
+
+
+def _told(step: Callable[[str], None], before: str, told: str) -> None:
+    step(before + told)
 
 
 def devices_of(recipe: Recipe) -> int:

@@ -125,6 +125,7 @@ def artifact_json(artifact: Artifact, answers: list[Json], root: Path) -> Json:
         "parity": worst["parity"],
         "parity_by_runtime": [answer["parity"] for answer in own],
         "notes": [],
+        "candidates": [],
     }
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from edgedistill import agent
 from edgedistill.errors import ModelError
-from edgedistill.types import Artifact, Check, MacCount, Precision, Signature, State, TensorSpec, file_sha256
+from edgedistill.types import Artifact, Check, MacCount, Precision, Scheme, Signature, State, TensorSpec, file_sha256
 
 from ._common import conversion, example, opens
 from ._ncnn_convert import flat, known, named, pnnx, reshaped, routes
@@ -187,13 +187,31 @@ def _artifact(path: Path, name: str, signature: Signature, route: str) -> Artifa
     )
 
 
-def quantize(artifact: Artifact, precision: Precision, calibration: Mapping[str, Array], out: Path) -> Artifact:
+def schemes(precision: Precision) -> tuple[Scheme, ...]:
+    """None: see `quantize`."""
+    del precision
+    return ()
+
+
+def layers(artifact: Artifact) -> list[str]:
+    """None: see `quantize`."""
+    del artifact
+    return []
+
+
+def quantize(
+    artifact: Artifact,
+    precision: Precision,
+    calibration: Mapping[str, Array],
+    out: Path,
+    scheme: Scheme | None = None,
+) -> Artifact:
     """Refused: the packages on PyPI hold neither ncnn2table nor ncnn2int8.
 
     Raises:
         ModelError: always.
     """
-    del calibration, out
+    del calibration, out, scheme
     raise ModelError(
         f"ncnn files are not quantised to {precision.short}",
         where=artifact.id,

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from edgedistill.types import Artifact, MacCount, Precision
 
 from ._common import conversion, opens, torch_to_onnx, weighted_macs
-from ._onnx_quantization import quantize as quantize  # noqa: PLC0414 - this exporter's verb, in a file of its own
+from ._onnx_quantization import layers as layers  # noqa: PLC0414 - this exporter's verb, in a file of its own
+from ._onnx_quantization import quantize as quantize  # noqa: PLC0414 - likewise
+from ._onnx_quantization import schemes as schemes  # noqa: PLC0414 - likewise
 from ._qat_onnx import quantize_trained as quantize_trained  # noqa: PLC0414 - likewise
 
 if TYPE_CHECKING:

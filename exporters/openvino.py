@@ -13,7 +13,9 @@ from edgedistill.types import Artifact, Check, MacCount, Precision, State, file_
 
 from ._common import conversion, opens, torch_to_onnx, weighted_macs
 from ._openvino_ir import save
-from ._openvino_quantization import quantize as quantize  # noqa: PLC0414 - this exporter's verb, in a file of its own
+from ._openvino_quantization import layers as layers  # noqa: PLC0414 - this exporter's verb, in a file of its own
+from ._openvino_quantization import quantize as quantize  # noqa: PLC0414 - likewise
+from ._openvino_quantization import schemes as schemes  # noqa: PLC0414 - likewise
 from ._qat_openvino import quantize_trained as quantize_trained  # noqa: PLC0414 - likewise
 
 if TYPE_CHECKING:

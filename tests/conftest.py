@@ -28,7 +28,7 @@ teacher:
   train: {epochs: 4, learning_rate: 0.1}
 student: {family: convnet, width: 3, depth: 2}
 distill: {epochs: 3, baseline: true, learning_rate: 0.1}
-quantize: {samples: 64}
+quantize: {samples: 64, candidates: default, max_drop: 0.2, validation_samples: 200}
 parity: {int8: {min_psnr_db: 15, min_top1_agreement: 0.85}}
 benchmark: {rounds: 2, min_queries: 40, min_duration_s: 0.02, warmup_s: 0.01}
 gate: {quality: {max_drop: 0.9}, size: {max_ratio: 2.0}, parity: true}

@@ -43,7 +43,7 @@ def images(n: int = 60) -> tuple[Any, Any]:
 
 
 def test_unknown_key(tmp_path: Path) -> None:
-    error = wrong(tmp_path, recipe=SMALL.replace("quantize: {samples: 64}", "quantize: {sample: 64}"))
+    error = wrong(tmp_path, recipe=SMALL.replace("quantize: {samples: 64,", "quantize: {sample: 64,"))
     assert "sample" in error["message"]
     assert "'samples'" in error["expected"]
     assert "wrong.yaml, line 10" in error["where"]

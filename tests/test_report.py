@@ -18,6 +18,7 @@ from edgedistill.recipe import Gate
 from edgedistill.report.build import build
 from edgedistill.report.html import render
 from edgedistill.report.plots import quality_against_latency
+from edgedistill.report.recommending import recommend, with_choice
 from edgedistill.report.rows import HEADINGS, rows
 from edgedistill.report.terminal import show, show_measurements
 from edgedistill.types import DeviceInfo
@@ -87,7 +88,8 @@ def _build(artifacts: list[Json], measurements: list[Json]) -> Json:
     ]
     return build(
         name="synthetic", seed=3, device=DeviceInfo("cpu", "A CPU", "x86_64", 2, 8_000_000_000),
-        models=models, artifacts=copy.deepcopy(artifacts), measurements=copy.deepcopy(measurements), eval_samples=500,
+        models=models, artifacts=copy.deepcopy(artifacts), measurements=copy.deepcopy(measurements), choices=[],
+        eval_samples=500,
     )  # fmt: skip
 
 
@@ -321,3 +323,37 @@ def test_the_ratio_is_never_taken_to_the_teachers_int8_artifact() -> None:
     quantised = _artifact("teacher", "int8-static")
     made = _build([quantised, FP32], [_measurement(quantised, (1.0,)), _measurement(FP32, (0.5,))])
     assert not any("ratio_to_teacher" in m for m in made["measurements"])
+
+
+def _measured(artifact: str, rounds: list[float]) -> Json:
+    return {"artifact": artifact, "runtime": "r", "device": "cpu", "round_p50_ms": rounds}
+
+
+def _file(name: str, precision: str, **more: Any) -> Json:
+    return {"id": name, "model": "student", "precision": precision, "notes": [], **more}
+
+
+@pytest.mark.parametrize(
+    ("rounds", "met", "chosen", "why"),
+    [
+        ([0.5, 0.6, 0.9], True, "int8", "0.60 x the latency"),
+        ([0.5, 0.6, 1.1], True, "fp32", "not faster than fp32 in every round"),
+        ([0.5, 0.6, 0.9], False, "fp32", "loses more quality"),
+    ],
+)
+def test_int8_is_recommended_only_if_faster_and_within_the_margin(
+    rounds: list[float], met: bool, chosen: str, why: str
+) -> None:
+    row = {"state": "shipped", "keep_float": ["conv"], "drop": 0.03, "n": 100}
+    int8 = with_choice(_file("int8", "int8"), [{"artifact": "int8", "met": met, "candidates": [row]}])
+    assert "1 layers stay in float: conv" in int8["notes"]
+    assert any("3.00 points" in note for note in int8["notes"]) is not met
+    measured = [_measured("fp32", [1.0, 1.0, 1.0]), _measured("int8", rounds)]
+    (told,) = recommend([_file("fp32", "fp32"), int8], measured)
+    assert told["artifact"] == chosen
+    assert why in told["why"]
+
+
+def test_a_lone_precision_is_recommended_as_such() -> None:
+    (told,) = recommend([_file("fp32", "fp32")], [_measured("fp32", [1.0])])
+    assert told["why"] == "the only precision"

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from edgedistill.benchmarking import ratio_of
+from edgedistill.report.recommending import recommend, with_choice
 from edgedistill.tasks import classification
 
 if TYPE_CHECKING:
@@ -56,12 +57,14 @@ def build(
     models: list[Json],
     artifacts: list[Json],
     measurements: list[Json],
+    choices: list[Json],
     eval_samples: int,
 ) -> Json:
     """The report without its gate and the digest of the recipe, which the gate stage adds.
 
-    Adds each measurement's ratio to the teacher, and notes on int8.
+    Adds each measurement's ratio to the teacher, notes on int8, and what to ship for each runtime.
     """
+    artifacts = [with_choice(a, choices) for a in artifacts]
     compared = [_with_ratio(m, artifacts, measurements) for m in measurements]
     return {
         "schema": SCHEMA,
@@ -79,6 +82,7 @@ def build(
         "models": models,
         "artifacts": [{**a, "notes": [*a["notes"], *_notes(a, artifacts, compared)]} for a in artifacts],
         "measurements": compared,
+        "recommendations": recommend(artifacts, compared),
         "gate": None,
     }
 

@@ -56,6 +56,8 @@ def show(report: Json, console: Console) -> None:
     for artifact in report["artifacts"]:
         for note in artifact["notes"]:
             console.print(Text(f"note: {artifact['id']}: {note}", style="yellow"))
+    for row in report.get("recommendations", []):  # reports made before there were any
+        console.print(Text(f"ship in {row['runtime']} on {row['device']}: {row['artifact']} ({row['why']})"))
     if report["gate"] is not None:
         show_gate(report["gate"], console)
 
