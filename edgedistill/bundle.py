@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 
 from edgedistill.errors import ArtifactError, UsageError
+from edgedistill.metadata import beside
 from edgedistill.plugins import find_plugin
 from edgedistill.types import Array, file_sha256
 
@@ -50,6 +51,8 @@ def write(
         target.parent.mkdir(parents=True, exist_ok=True)
         for file in artifact.files:
             shutil.copyfile(file, target.with_name(file.name))
+        if beside(artifact.path).is_file():
+            shutil.copyfile(beside(artifact.path), beside(target))
     shape = (1, -1) + (1,) * (examples.ndim - 2)
     raw = examples * np.reshape(normalization.std, shape) + np.reshape(normalization.mean, shape)
     np.save(out / "example_inputs.npy", raw.astype(np.float32), allow_pickle=False)
@@ -117,6 +120,7 @@ def _metadata(artifacts: list[Artifact], report: Json) -> str:
         "name": report["name"],
         "created": report["created"],
         "recipe_sha256": report["recipe_sha256"],
+        "licence": facts[artifacts[0].id].get("licence", ""),
         "task": report["task"]["kind"],
         "labels": signature["labels"],
         "normalization": signature["normalization"],
@@ -148,4 +152,6 @@ def _files(artifact: Artifact) -> list[Json]:
     main = path_in_bundle(artifact)
     folder = main.rsplit("/", 1)[0]
     companions = [{"path": f"{folder}/{name}", "sha256": digest} for name, digest in artifact.companions.items()]
-    return [{"path": main, "sha256": artifact.sha256}, *companions]
+    told = beside(artifact.path)
+    metadata = [{"path": f"{folder}/{told.name}", "sha256": file_sha256(told)}] if told.is_file() else []
+    return [{"path": main, "sha256": artifact.sha256}, *companions, *metadata]

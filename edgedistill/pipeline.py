@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,12 +163,13 @@ class _Path:
         exporting: Json = {"data": data.digest, "formats": recipe.export.formats, "tools": do.tools()}
         exported = self._stage(
             "export", lambda out: do.export(data, teacher, distilled, out), **exporting,
-            teacher=teacher.digest, student=distilled.digest, models=models,
+            teacher=teacher.digest, student=distilled.digest, models=models, origin=asdict(do.origin(quantized=False)),
         )  # fmt: skip
         quantized = self._stage(
             "quantize", lambda out: do.quantize(data, exported, out), **exporting, exported=exported.digest,
             precisions=recipe.export.precisions, quantize=recipe.quantize, seed=recipe.seed,
             calibration=calibration_digest(recipe, self.beside), benchmark=recipe.benchmark.device,
+            origin=asdict(do.origin(quantized=True)),
         )  # fmt: skip
         files = Files(exported, quantized)
         runs: Json = {"data": data.digest, "files": files.digests, "runtimes": do.runtimes()}

@@ -38,7 +38,7 @@ __all__ = [  # the recipe's sections, whichever file describes them
     "Assistants", "Augment", "Benchmark", "BornAgain", "Cache", "ConvnetModel", "ConvnetTeacher", "CrossEntropy", "DigitsData", "Distill",
     "EnsembleTeacher", "FileTeacher", "Gate", "ImageFolderData", "ImportData", "ImportedModel", "ImportedTeacher",
     "LatencyGate", "MultiStage", "Mutual", "Normalize", "NpzData", "Offline", "ParitySettings", "QualityGate",
-    "Recipe", "Schedule", "SelfDistillation", "SizeGate", "SoftTargets", "Term", "Train", "canonical", "load_policy", "load_recipe", "recipe_sha256",
+    "Recipe", "Schedule", "SelfDistillation", "SizeGate", "SoftTargets", "Term", "Train", "canonical", "files_recipe", "load_policy", "load_recipe", "recipe_sha256",
 ]  # fmt: skip
 
 
@@ -156,6 +156,21 @@ def canonical(value: Any) -> str:
 def recipe_sha256(recipe: Recipe) -> str:
     """Digest of what a recipe means, whatever its comments and order."""
     return hashlib.sha256(canonical(recipe).encode()).hexdigest()
+
+
+_JUDGING = {"name", "parity", "benchmark", "gate"}
+"""Sections that do not change a byte of the files."""
+
+
+def files_recipe(recipe: Recipe, *, quantized: bool) -> dict[str, Any]:
+    """What the files say of the recipe: the digest of those sections that decide what is in them, and their names.
+
+    Not the whole: files stay what they are when only the gate changes.
+    """
+    document = recipe.model_dump(mode="json", exclude=_JUDGING | (set() if quantized else {"quantize"}))
+    if not quantized:
+        del document["export"]["precisions"]
+    return {"sha256": hashlib.sha256(canonical(document).encode()).hexdigest(), "sections": sorted(document)}
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

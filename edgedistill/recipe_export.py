@@ -16,6 +16,8 @@ class Export(Section):
     """Exporters by name (`edgedistill plugins`)."""
     precisions: list[Literal["fp32", "int8"]] = Field(default=["fp32", "int8"], min_length=1)
     """fp32 is always written, since parity and int8 start from it; `int8` is static, per channel."""
+    licence: str = Field(default="", pattern=r"^[\w.+() -]*$")
+    """Under which the files are given away, an SPDX name; it stands inside them."""
 
 
 class Quantize(Section):

@@ -15,8 +15,9 @@ import numpy as np
 from edgedistill import bundle as release
 from edgedistill.errors import DataError
 from edgedistill.gate import judge, verdict_json
+from edgedistill.metadata import Origin
 from edgedistill.plugins import load_device, load_exporter
-from edgedistill.recipe import Assistants, EnsembleTeacher, FileTeacher, Recipe, recipe_sha256
+from edgedistill.recipe import Assistants, EnsembleTeacher, FileTeacher, Recipe, files_recipe, recipe_sha256
 from edgedistill.report.build import build, package_versions
 from edgedistill.runs import RESUME, Run, Stage, require_space
 from edgedistill.stored import (
@@ -126,7 +127,7 @@ class Stages:
             weights = sum(tensor.nbytes for tensor in module.state_dict().values())
             require_space(out, 2 * weights + _MARGIN_BYTES)
             artifacts.append(load_exporter(fmt).export(module, name, signature(data), folder))
-        write_artifacts(artifacts, out)
+        write_artifacts(artifacts, out, self.origin(quantized=False))
 
     def quantize(self, data_stage: Stage, exported: Stage, out: Path) -> None:
         """int8 copies of the student's fp32 artifacts: candidates calibrated on training samples, the best shipped."""
@@ -151,7 +152,7 @@ class Stages:
             candidates.append({"artifact": choice.artifact.id, "met": choice.met, "candidates": choice.rows})
         samples.validation.unlink()
         write_json(candidates, out / "candidates.json")
-        write_artifacts(artifacts, out)
+        write_artifacts(artifacts, out, self.origin(quantized=True))
 
     def parity(self, data_stage: Stage, teacher: Stage, distilled: Stage, files: Files, out: Path) -> None:
         """Every artifact in every runtime over the whole evaluation split: departure, quality, difference."""
@@ -270,6 +271,10 @@ class Stages:
         )
 
     # What the stages above share.
+
+    def origin(self, *, quantized: bool) -> Origin:
+        """What files say of where they come from."""
+        return Origin(self.recipe.export.licence, files_recipe(self.recipe, quantized=quantized))
 
     def model_key(self, spec: Any) -> Json:
         """What a model depends on."""

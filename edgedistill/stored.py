@@ -11,6 +11,7 @@ import numpy as np
 
 from edgedistill import bundle as release
 from edgedistill.errors import ArtifactError
+from edgedistill.metadata import Origin, embedded
 from edgedistill.plugins import load_exporter
 from edgedistill.types import Artifact, Json
 
@@ -71,11 +72,14 @@ def model_json(name: str, role: str, trained: Stage, described: Stage) -> Json:
     return document
 
 
-def write_artifacts(artifacts: list[Artifact], out: Path) -> None:
-    """List the artifacts, after opening each as its runtime would: half a file goes no further."""
+def write_artifacts(artifacts: list[Artifact], out: Path, origin: Origin | None = None) -> None:
+    """List the artifacts, after opening each as its runtime would: half a file goes no further.
+
+    Before that each gets its metadata, inside and beside it.
+    """
     documents = []
-    for artifact in artifacts:
-        exporter = load_exporter(artifact.format)
+    for bare in artifacts:
+        artifact, exporter = embedded(bare, origin or Origin()), load_exporter(bare.format)
         for check in exporter.check_support(artifact):
             if check.state != "pass":
                 raise ArtifactError(

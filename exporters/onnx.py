@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from edgedistill.types import Artifact, MacCount, Precision
 
 from ._common import conversion, opens, torch_to_onnx, weighted_macs
+from ._onnx_metadata import embed as embed  # noqa: PLC0414 - this exporter's verb, in a file of its own
+from ._onnx_metadata import metadata as metadata  # noqa: PLC0414 - likewise
 from ._onnx_quantization import layers as layers  # noqa: PLC0414 - this exporter's verb, in a file of its own
 from ._onnx_quantization import quantize as quantize  # noqa: PLC0414 - likewise
 from ._onnx_quantization import schemes as schemes  # noqa: PLC0414 - likewise

@@ -13,6 +13,8 @@ from edgedistill.types import Artifact, Check, MacCount, Precision, State, file_
 
 from ._common import conversion, opens, torch_to_onnx, weighted_macs
 from ._openvino_ir import save
+from ._openvino_metadata import embed as embed  # noqa: PLC0414 - this exporter's verb, in a file of its own
+from ._openvino_metadata import metadata as metadata  # noqa: PLC0414 - likewise
 from ._openvino_quantization import layers as layers  # noqa: PLC0414 - this exporter's verb, in a file of its own
 from ._openvino_quantization import quantize as quantize  # noqa: PLC0414 - likewise
 from ._openvino_quantization import schemes as schemes  # noqa: PLC0414 - likewise

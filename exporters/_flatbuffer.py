@@ -1,0 +1,59 @@
+"""TFLite files as objects and back, weights at multiples of 16 bytes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ALIGNMENT = 16
+"""Bytes: the schema's `force_align` of buffers, which generated Python code does not keep."""
+
+
+def read(path: Path) -> Any:
+    """The file as a ModelT of the schema's object interface.
+
+    Raises:
+        Exception: of the flatbuffers library, when this is no TFLite file.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    content = bytearray(path.read_bytes())
+    if content[4:8] != b"TFL3":
+        raise ValueError(f"{path.name} is not a TFLite file: no TFL3 at byte 4")
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+
+
+def packed(model: Any) -> bytes:
+    """The file of a ModelT."""
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1024)
+    for buffer in model.buffers:
+        buffer.Pack = partial(_pack_buffer, buffer)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+def _pack_buffer(buffer: Any, builder: Any) -> int:
+    """A Buffer whose data is aligned; data that stands behind the flatbuffer (over 2 GB) is refused."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    if buffer.offset > 1:
+        raise ValueError("a TFLite file above 2 GB holds its weights outside its flatbuffer")
+    data = None
+    if buffer.data is not None and len(buffer.data):
+        content = np.asarray(buffer.data, np.uint8).tobytes()
+        builder.StartVector(1, len(content), ALIGNMENT)
+        builder.head -= len(content)
+        builder.Bytes[builder.head : builder.head + len(content)] = content
+        data = builder.EndVector()
+    schema.BufferStart(builder)
+    if data is not None:
+        schema.BufferAddData(builder, data)
+    end: int = schema.BufferEnd(builder)
+    return end

@@ -1,0 +1,45 @@
+"""Metadata as the formats hold it: a text for each key, JSON without a choice, so that it repeats by the byte."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from edgedistill.types import Json
+
+NAME = "edgedistill"
+"""Of the entry, or the prefix of the entries."""
+
+
+def text(value: Any) -> str:
+    """One text for one value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def texts(document: Json) -> dict[str, str]:
+    """A text for each key, in the keys' order."""
+    return {key: text(document[key]) for key in sorted(document)}
+
+
+def document(found: Mapping[str, str]) -> Json | None:
+    """What `texts` made texts of; None of nothing.
+
+    Raises:
+        ValueError: a text is no JSON.
+    """
+    return {key: json.loads(value) for key, value in found.items()} or None
+
+
+def replaced(path: Path, content: bytes) -> None:
+    """Put new content into a file, whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    part.replace(path)
