@@ -91,10 +91,11 @@ def compare(
         good = relative <= limit
         reason = f"largest relative difference {relative:.2e}, at most {limit:.0e} allowed"
     else:
-        good = psnr >= tolerance.int8.min_psnr_db and not agreement < tolerance.int8.min_top1_agreement
-        reason = f"PSNR {psnr:.1f} dB (at least {tolerance.int8.min_psnr_db:g})"
+        least = tolerance.fp16 if precision is Precision.FP16 else tolerance.int8
+        good = psnr >= least.min_psnr_db and not agreement < least.min_top1_agreement
+        reason = f"PSNR {psnr:.1f} dB (at least {least.min_psnr_db:g})"
         if classes:
-            reason += f", top-1 agreement {agreement:.4f} (at least {tolerance.int8.min_top1_agreement:g})"
+            reason += f", top-1 agreement {agreement:.4f} (at least {least.min_top1_agreement:g})"
     return Parity(
         name, runtime, len(exact), max_abs, relative, psnr, cosine, agreement, snr,
         int(difference.reshape(len(difference), -1).max(axis=1).argmax()), State.PASS if good else State.FAIL, reason,

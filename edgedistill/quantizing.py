@@ -12,6 +12,7 @@ from edgedistill.benchmarking import measure, ratio_of
 from edgedistill.comparing import compute, subjects
 from edgedistill.errors import UsageError, nearest
 from edgedistill.plugins import load_exporter
+from edgedistill.types import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from edgedistill.recipe_benchmark import Benchmark
     from edgedistill.recipe_export import Quantize
-    from edgedistill.types import Array, Artifact, Json, Precision, Scheme
+    from edgedistill.types import Array, Artifact, Json, Scheme
 
 _FASTER = 0.95
 """A later candidate takes an earlier one's place when every round is faster by this: noise must not choose files."""
@@ -122,7 +123,7 @@ def choose(
         fitting = [t for t in tried if fp32 - t.quality <= settings.max_drop]
         ratios = _ratios(artifact, fitting, benchmark) if len(fitting) > 1 else {}
         best = _best(fitting, ratios) if fitting else max(tried, key=lambda t: t.quality)
-        if not fitting and settings.fallback:
+        if not fitting and settings.fallback and precision is Precision.INT8_STATIC:
             best = _returned(search, best, reference, fp32 - settings.max_drop, len(tried))
             tried.append(best)
         met = fp32 - best.quality <= settings.max_drop
@@ -134,6 +135,10 @@ def choose(
 
 def _wanted(artifact: Artifact, precision: Precision, settings: Quantize) -> Sequence[Scheme]:
     known = load_exporter(artifact.format).schemes(precision)
+    if not settings.integer_ends:
+        known = tuple(replace(s, options={**s.options, "float_ends": True}) for s in known)
+    if precision is not Precision.INT8_STATIC:
+        return known
     if settings.candidates == "auto":
         return known
     if settings.candidates == "default":

@@ -14,10 +14,24 @@ class Export(Section):
 
     formats: list[str] = Field(default=["onnx", "tflite", "openvino"], min_length=1)
     """Exporters by name (`edgedistill plugins`)."""
-    precisions: list[Literal["fp32", "int8"]] = Field(default=["fp32", "int8"], min_length=1)
-    """fp32 is always written, since parity and int8 start from it; `int8` is static, per channel."""
+    precisions: list[Literal["fp32", "fp16", "int8", "int8-dynamic", "int8-weights", "int4-weights"]] = Field(
+        default=["fp32", "int8"], min_length=1
+    )
+    """fp32 is always written, since parity and the others start from it; `int8` is static, per channel. A format that has no
+    such precision is left as it is (`edgedistill plugins` lists them)."""
     licence: str = Field(default="", pattern=r"^[\w.+() -]*$")
     """Under which the files are given away, an SPDX name; it stands inside them."""
+
+
+class Qat(Section):
+    """Quantisation-aware distillation: the trained student learns on with the rounding of its int8 file in place."""
+
+    when: Literal["never", "auto", "always"] = "auto"
+    """`auto`: where calibration alone does not hold `max_drop`, before layers in float are accepted."""
+    epochs: int = Field(default=10, ge=1)
+    """Of this training."""
+    learning_rate: float = Field(default=0.001, gt=0)
+    """At its start."""
 
 
 class Quantize(Section):
@@ -33,8 +47,12 @@ class Quantize(Section):
     """Quality that int8 may lose against the fp32 file of its format, over the validation samples."""
     validation_samples: int = Field(default=2000, ge=1)
     """Labelled training samples that choose between candidates; calibration and evaluation samples are not among them."""
+    integer_ends: bool = True
+    """Whether inputs and outputs of int8 TFLite files are integers too; else float."""
     fallback: bool = True
     """Return layers to float, the fewest that bring the loss within `max_drop`, where no scheme does."""
+    qat: Qat = Qat()
+    """Training with the rounding, where calibration alone loses too much."""
 
 
 class Fp32Parity(Section):
@@ -53,10 +71,21 @@ class Int8Parity(Section):
     """Least share of samples on which artifact and torch choose the same class."""
 
 
+class Fp16Parity(Section):
+    """Tolerance of fp16 artifacts."""
+
+    min_psnr_db: float = Field(default=45.0)
+    """Least peak signal-to-noise ratio of the logits, in decibels."""
+    min_top1_agreement: float = Field(default=0.99, ge=0, le=1)
+    """Least share of samples on which artifact and torch choose the same class."""
+
+
 class ParitySettings(Section):
     """How far an artifact may depart from the torch model it was made of, over the whole evaluation split."""
 
     fp32: Fp32Parity = Fp32Parity()
     """Of fp32 artifacts."""
+    fp16: Fp16Parity = Fp16Parity()
+    """Of fp16 artifacts."""
     int8: Int8Parity = Int8Parity()
-    """Of int8 artifacts."""
+    """Of artifacts with integers."""

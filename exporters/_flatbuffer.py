@@ -30,7 +30,7 @@ def read(path: Path) -> Any:
 
 def packed(model: Any) -> bytes:
     """The file of a ModelT."""
-    import flatbuffers
+    import flatbuffers  # type: ignore[import-untyped]  # it has no annotations
 
     builder = flatbuffers.Builder(1024)
     for buffer in model.buffers:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgedistill.types import Array, Artifact, Precision, Scheme
 
+from . import _onnx_precisions
 from ._common import conversion
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 def schemes(precision: Precision) -> tuple[Scheme, ...]:
     """Ways to static int8, the default first: how ranges are found, and whether they are symmetric around zero."""
-    return _SCHEMES if precision is Precision.INT8_STATIC else ()
+    return _SCHEMES if precision is Precision.INT8_STATIC else (Scheme(precision.short),)
 
 
 def layers(artifact: Artifact) -> list[str]:
@@ -44,23 +45,14 @@ def quantize(
     out: Path,
     scheme: Scheme | None = None,
 ) -> Artifact:
-    """Static int8 by onnxruntime's quantiser: weights int8 per channel, activations by the scheme."""
-    from onnxruntime.quantization import QuantType
-    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-    from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
-
-    chosen = scheme or _SCHEMES[0]
-    symmetric = bool(chosen.options["symmetric"])
+    """Static int8 by onnxruntime's quantiser: weights per channel, activations by the scheme; or another precision."""
     path = out / f"{artifact.model}-{precision.short}.onnx"
-    with conversion(artifact.id, "onnxruntime.quantization"), _prepared(artifact, out) as prepared:
-        ranges = _ranges(prepared, chosen.options["method"], calibration)
-        tool = QDQQuantizer(
-            load_model_with_shape_infer(prepared), True, False, QuantType.QInt8,
-            QuantType.QInt8 if symmetric else QuantType.QUInt8, ranges,
-            [], list(chosen.keep_float), _operators(), {"ActivationSymmetric": symmetric},
-        )  # fmt: skip
-        tool.quantize_model()
-        tool.model.save_model_to_file(str(path))  # sorts the nodes
+    chosen = scheme or schemes(precision)[0]
+    with conversion(artifact.id, "onnxruntime.quantization"):
+        if precision is Precision.INT8_STATIC:
+            _static(artifact, calibration, path, chosen)
+        else:
+            _onnx_precisions.write(precision, artifact.path, path)
     return Artifact.of_files(
         path,
         model=artifact.model,
@@ -69,6 +61,23 @@ def quantize(
         signature=artifact.signature,
         producer={"parent": artifact.sha256, "scheme": chosen.name, "keep_float": list(chosen.keep_float)},
     )
+
+
+def _static(artifact: Artifact, calibration: Mapping[str, Array], path: Path, chosen: Scheme) -> None:
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+    from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
+
+    symmetric = bool(chosen.options["symmetric"])
+    with _prepared(artifact, path.parent) as prepared:
+        ranges = _ranges(prepared, chosen.options["method"], calibration)
+        tool = QDQQuantizer(
+            load_model_with_shape_infer(prepared), True, False, QuantType.QInt8,
+            QuantType.QInt8 if symmetric else QuantType.QUInt8, ranges,
+            [], list(chosen.keep_float), _operators(), {"ActivationSymmetric": symmetric},
+        )  # fmt: skip
+        tool.quantize_model()
+        tool.model.save_model_to_file(str(path))  # sorts the nodes
 
 
 @contextmanager

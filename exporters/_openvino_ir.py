@@ -12,17 +12,19 @@ if TYPE_CHECKING:
     from edgedistill.types import Json, Signature
 
 
-def save(model: Any, path: Path, name: str, precision: Precision, signature: Signature, producer: Json) -> Artifact:
-    """Write IR whose bytes depend on the model alone, the .xml vouching for the .bin."""
+def save(
+    model: Any, path: Path, name: str, precision: Precision, signature: Signature, producer: Json, *, half: bool = False
+) -> Artifact:
+    """Write IR whose bytes depend on the model alone, the .xml vouching for the .bin; `half`: float weights as fp16."""
     import openvino
 
     for number, node in enumerate(model.get_ordered_ops()):
         if node.get_type_name() not in ("Parameter", "Result"):  # these carry the signature's names
             node.set_friendly_name(f"{node.get_type_name()}_{number}")  # else a counter of the process
-    openvino.save_model(model, path, compress_to_fp16=False)
+    openvino.save_model(model, path, compress_to_fp16=half)
     weights = path.with_suffix(".bin")
     model.set_rt_info(file_sha256(weights), ["edgedistill", "weights_sha256"])
-    openvino.save_model(model, path, compress_to_fp16=False)
+    openvino.save_model(model, path, compress_to_fp16=half)
     return Artifact.of_files(
         path,
         model=name,

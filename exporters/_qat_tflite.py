@@ -40,7 +40,8 @@ def quantize_trained(
 
     path = out / f"{artifact.model}-{Precision.INT8_QAT.short}.tflite"
     names = _signature_inputs(artifact.path)
-    rows = list(samples.values())
+    taken = {spec.name: spec.dtype for spec in artifact.signature.inputs}
+    rows = [values.astype(taken.get(name, values.dtype), copy=False) for name, values in samples.items()]
     feeds = [{name: row[i : i + 1] for name, row in zip(names, rows, strict=True)} for i in range(len(rows[0]))]
     with conversion(artifact.id, "ai-edge-quantizer"):
         tool = quantizer.Quantizer(str(artifact.path), recipe.static_wi8_ai8())

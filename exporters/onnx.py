@@ -14,6 +14,7 @@ from edgedistill.types import Artifact, MacCount, Precision
 from ._common import conversion, opens, torch_to_onnx, weighted_macs
 from ._onnx_metadata import embed as embed  # noqa: PLC0414 - this exporter's verb, in a file of its own
 from ._onnx_metadata import metadata as metadata  # noqa: PLC0414 - likewise
+from ._onnx_precisions import PRECISIONS as PRECISIONS  # noqa: PLC0414 - likewise
 from ._onnx_quantization import layers as layers  # noqa: PLC0414 - this exporter's verb, in a file of its own
 from ._onnx_quantization import quantize as quantize  # noqa: PLC0414 - likewise
 from ._onnx_quantization import schemes as schemes  # noqa: PLC0414 - likewise
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 REQUIRES = ("onnx", "onnxruntime", "onnxscript")
 TOOLS = ("torch", "onnx", "onnxruntime", "onnxscript")
 RUNTIMES = {"onnxruntime": "onnxruntime"}
-PRECISIONS = (Precision.FP32, Precision.INT8_STATIC)
 SUFFIX = ".onnx"
 RUNNER = ("run_onnxruntime.py", Path(__file__).with_name("_run_onnxruntime.py"))
 
@@ -41,8 +41,15 @@ _MAC_OPERATORS = {
     "MatMul": (1, -1),
     "FusedMatMul": (1, -1),
     "QLinearMatMul": (3, -1),
+    "ConvInteger": (1, 1),
+    "MatMulInteger": (1, -1),
+    "MatMulIntegerToFloat": (1, -1),
+    "DynamicQuantizeMatMul": (1, -1),
 }
-_INTEGER_OPERATORS = {"QLinearConv", "QGemm", "QLinearMatMul"}
+_INTEGER_OPERATORS = {
+    "QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+}  # fmt: skip
 
 
 def export(
@@ -102,9 +109,9 @@ def count_macs(artifact: Artifact) -> MacCount:
         if node.op_type not in _MAC_OPERATORS:
             continue
         position, axis = _MAC_OPERATORS[node.op_type]
-        output = shapes.get(node.output[0])
+        output = shapes.get(node.output[0].removeprefix("InsertedPrecisionFreeCast_"))  # so named around half floats
         weight = weights.get(node.input[position])
-        if output is None:
+        if not output:
             continue
         if weight is None:  # both factors are activations
             left = shapes.get(node.input[0])

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 REQUIRES = ("litert_torch", "ai_edge_quantizer", "ai_edge_litert", "tflite_runtime")
 TOOLS = ("torch", "litert-torch", "litert-converter", "ai-edge-quantizer", "ai-edge-litert")
 RUNTIMES = {"tflite-runtime": "tflite_runtime", "litert": "ai_edge_litert"}
-PRECISIONS = (Precision.FP32, Precision.INT8_STATIC)
+PRECISIONS = (
+    Precision.FP32, Precision.INT8_STATIC, Precision.FP16, Precision.INT8_DYNAMIC, Precision.INT8_WEIGHTS,
+    Precision.INT4_WEIGHTS,
+)  # fmt: skip
 SUFFIX = ".tflite"
 RUNNER = ("run_tflite.py", Path(__file__).with_name("_run_tflite.py"))
 
