@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgedistill.errors import UsageError
+from edgedistill.errors import ArtifactError, UsageError
 from edgedistill.parity import Parity, compare, worst
 from edgedistill.plugins import load_device, load_exporter
 from edgedistill.types import Array, BenchmarkJob, Precision
@@ -33,15 +33,39 @@ class Subject:
 def subjects(artifacts: Sequence[Artifact]) -> list[Subject]:
     """Every artifact in every runtime of its format that is installed here.
 
+    A runtime that is known to get a file wrong is left out (`refusals`).
+
+    Raises:
+        ArtifactError: no runtime is left for an artifact.
+
     What will be compared, the artifacts of one runtime, stands side by side, so that it is measured so.
     """
     found = [
         Subject(artifact, runtime)
         for artifact in artifacts
         for runtime, module in load_exporter(artifact.format).RUNTIMES.items()
-        if importlib.util.find_spec(module) is not None
+        if importlib.util.find_spec(module) is not None and runtime not in refusals(artifact)
     ]
+    for artifact in artifacts:
+        if refusals(artifact) and all(subject.artifact is not artifact for subject in found):
+            told = "; ".join(f"{runtime}: {why}" for runtime, why in refusals(artifact).items())
+            raise ArtifactError(
+                f"no runtime here computes {artifact.path.name}",
+                where=str(artifact.path),
+                expected="a file that one of its runtimes computes right",
+                got=told,
+                fix="export the model again, in another precision or format",
+            )
     return sorted(found, key=lambda subject: subject.runtime)
+
+
+def refusals(artifact: Artifact) -> dict[str, str]:
+    """Runtime -> why it must not be given this file, as far as its operators tell; empty for a file nobody can read."""
+    tell = getattr(load_exporter(artifact.format), "refusals", None)
+    try:
+        return dict(tell(artifact)) if tell is not None else {}
+    except Exception:  # noqa: BLE001 - damaged files: each library has errors of its own, and opening tells better
+        return {}
 
 
 def subjects_on(device: str, artifacts: Sequence[Artifact]) -> list[Subject]:

@@ -174,13 +174,13 @@ def _written(
 def _proved(source: Source, artifact: Artifact, root: Path) -> Json:
     """The artifact's document with its parity in every runtime that opens it, and what keeps the others from it."""
     exporter = load_exporter(artifact.format)
-    notes, parities = [], []
+    parities = []
     refused = {
         check.id.rsplit(":", 1)[1]: check.reason for check in exporter.check_support(artifact) if check.state != "pass"
     }
+    notes = [f"not for {runtime}: {why.removeprefix(f'not for {runtime}: ')}" for runtime, why in refused.items()]
     for subject in subjects([artifact]):
         if subject.runtime in refused:
-            notes.append(f"not for {subject.runtime}: {refused[subject.runtime]}")
             continue
         try:
             parities.append(_parity(source, subject, root))

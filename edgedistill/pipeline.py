@@ -101,17 +101,16 @@ def check(recipe: Recipe, beside: Path) -> None:
     from edgedistill.data.sources import source_key
     from edgedistill.students.key import model_key
 
-    for name in recipe.export.formats:
-        exporter = load_exporter(name)
-        for word in recipe.export.precisions:
-            if Precision.parse(word) not in exporter.PRECISIONS:
-                raise PluginError(
-                    f"the exporter {name!r} cannot write {word}",
-                    where="export.precisions",
-                    expected=", ".join(p.short for p in exporter.PRECISIONS),
-                    got=word,
-                    fix="drop the precision or the format",
-                )
+    writable = {name: load_exporter(name).PRECISIONS for name in recipe.export.formats}
+    for word in recipe.export.precisions:
+        if all(Precision.parse(word) not in precisions for precisions in writable.values()):
+            raise PluginError(
+                f"none of the formats can be written in {word}",
+                where="export.precisions",
+                expected="; ".join(f"{name}: {', '.join(p.short for p in known)}" for name, known in writable.items()),
+                got=word,
+                fix="drop the precision, or add a format that has it",
+            )
     load_device(recipe.benchmark.device).describe(recipe.benchmark.device)
     source_key(recipe.data, beside)
     scheme = recipe.distill.scheme

@@ -23,17 +23,6 @@ class Export(Section):
     """Under which the files are given away, an SPDX name; it stands inside them."""
 
 
-class Qat(Section):
-    """Quantisation-aware distillation: the trained student learns on with the rounding of its int8 file in place."""
-
-    when: Literal["never", "auto", "always"] = "auto"
-    """`auto`: where calibration alone does not hold `max_drop`, before layers in float are accepted."""
-    epochs: int = Field(default=10, ge=1)
-    """Of this training."""
-    learning_rate: float = Field(default=0.001, gt=0)
-    """At its start."""
-
-
 class Quantize(Section):
     """Calibration of static int8."""
 
@@ -51,8 +40,6 @@ class Quantize(Section):
     """Whether inputs and outputs of int8 TFLite files are integers too; else float."""
     fallback: bool = True
     """Return layers to float, the fewest that bring the loss within `max_drop`, where no scheme does."""
-    qat: Qat = Qat()
-    """Training with the rounding, where calibration alone loses too much."""
 
 
 class Fp32Parity(Section):

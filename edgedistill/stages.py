@@ -135,7 +135,9 @@ class Stages:
 
         students = [a for a in read_artifacts(exported) if a.model == "student"]
         wanted = [Precision.parse(w) for w in self.recipe.export.precisions if w != "fp32"]
-        jobs = [(artifact, precision) for artifact in students for precision in wanted]
+        jobs = [(a, p) for a in students for p in wanted if p in load_exporter(a.format).PRECISIONS]
+        for artifact, precision in ((a, p) for a in students for p in wanted if (a, p) not in jobs):
+            self.watch.note(f"{artifact.format} has no {precision.short}: left in fp32")
         samples = self._samples(load_data(data_stage), students[0].signature.inputs[0].name, out)
         artifacts, candidates = [], []
         for number, (artifact, precision) in enumerate(jobs):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgedistill import bundle as release
+from edgedistill.comparing import refusals
 from edgedistill.errors import ArtifactError
 from edgedistill.metadata import Origin, embedded
 from edgedistill.plugins import load_exporter
@@ -80,8 +81,11 @@ def write_artifacts(artifacts: list[Artifact], out: Path, origin: Origin | None 
     documents = []
     for bare in artifacts:
         artifact, exporter = embedded(bare, origin or Origin()), load_exporter(bare.format)
+        known = refusals(artifact)
         for check in exporter.check_support(artifact):
-            if check.state != "pass":
+            if check.state != "pass" and (
+                check.id.rsplit(":", 1)[1] not in known or set(known) >= set(exporter.RUNTIMES)
+            ):
                 raise ArtifactError(
                     check.reason,
                     where=str(artifact.path),
@@ -90,7 +94,9 @@ def write_artifacts(artifacts: list[Artifact], out: Path, origin: Origin | None 
                     fix="leave the format out of export.formats; --debug and RUN/logs show more",
                 )
         macs = exporter.count_macs(artifact)
-        documents.append({**artifact.to_json(out), "macs": macs.total, "integer_mac_share": macs.integer_share})
+        documents.append(
+            {**artifact.to_json(out), "macs": macs.total, "integer_mac_share": macs.integer_share, "unsupported": known}
+        )
     write_json(documents, out / "artifacts.json")
 
 
@@ -128,7 +134,7 @@ def artifact_json(artifact: Artifact, answers: list[Json], root: Path) -> Json:
         "versus_teacher_by_runtime": {answer["runtime"]: answer["versus_teacher"] for answer in own},
         "parity": worst["parity"],
         "parity_by_runtime": [answer["parity"] for answer in own],
-        "notes": [],
+        "notes": [f"not for {runtime}: {why}" for runtime, why in counted["unsupported"].items()],
         "candidates": [],
     }
 

@@ -41,7 +41,7 @@ def quantize(
     out: Path,
     scheme: Scheme | None = None,
 ) -> Artifact:
-    """Static int8 by ai-edge-quantizer, full-integer or (`float_ends`) with float inputs and outputs; or its other recipes.
+    """Static int8 by ai-edge-quantizer, full-integer or with float ends (`float_ends`); or its other recipes.
 
     Its own calibration keeps a moving average of the ranges, which clips the logits; the extremes over
     all calibration samples are what every other runtime here uses.

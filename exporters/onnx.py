@@ -103,13 +103,18 @@ def count_macs(artifact: Artifact) -> MacCount:
         options.log_severity_level = 3
         onnxruntime.InferenceSession(str(artifact.path), options, providers=["CPUExecutionProvider"])
         graph = onnx.load(str(optimized)).graph
+    counted = _counted(graph, shapes)
+    return counted if counted.total else _counted(onnx.load(str(artifact.path)).graph, shapes)  # half floats: renamed
+
+
+def _counted(graph: Any, shapes: dict[str, list[int]]) -> MacCount:
     weights = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
     total = integer = 0
     for node in graph.node:
         if node.op_type not in _MAC_OPERATORS:
             continue
         position, axis = _MAC_OPERATORS[node.op_type]
-        output = shapes.get(node.output[0].removeprefix("InsertedPrecisionFreeCast_"))  # so named around half floats
+        output = shapes.get(node.output[0])
         weight = weights.get(node.input[position])
         if not output:
             continue
