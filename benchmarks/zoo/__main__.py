@@ -6,10 +6,10 @@ import argparse
 import json
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import edgedistill
 from benchmarks.zoo.models import ZOO, built
 from benchmarks.zoo.table import page
 from edgedistill.errors import EdgeDistillError
@@ -29,7 +29,7 @@ def main() -> int:
         for fmt in arguments.to or FORMATS:
             rows += outcome(name, fmt)
             sys.stderr.write(f"{name} {fmt}: {rows[-1]['state']} {rows[-1]['told'][:200]}\n")
-    text = page(rows, edgedistill.__version__)
+    text = page(rows, version("edgedistill"))
     if not arguments.only and not arguments.to:
         arguments.docs.mkdir(parents=True, exist_ok=True)
         (arguments.docs / "zoo.md").write_text(text, encoding="utf-8")
