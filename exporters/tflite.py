@@ -66,7 +66,10 @@ def export(
 
 def check_support(artifact: Artifact) -> list[Check]:
     """Open the file in both runtimes, unless its operators tell that one cannot compute it."""
-    refused = refusals(artifact) if artifact.path.is_file() else {}
+    try:
+        refused = refusals(artifact)
+    except Exception:  # noqa: BLE001 - a damaged or missing file has many errors in flatbuffers; opening tells better
+        refused = {}
     return [
         Check(f"support:{artifact.id}:{runtime}", State.FAIL, f"not for {runtime}: {refused[runtime]}")
         if runtime in refused
