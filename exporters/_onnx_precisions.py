@@ -123,7 +123,7 @@ def _int4_weights(source: Path, path: Path) -> None:
 
     model = ONNXModel(onnx.load(str(source)))
     model.replace_gemm_with_matmul()
-    tool = MatMulNBitsQuantizer(model.model, bits=4, block_size=_BLOCK, is_symmetric=True)
+    tool: Any = MatMulNBitsQuantizer(model.model, bits=4, block_size=_BLOCK, is_symmetric=True)
     tool.process()
     written = tool.model.model
     if not any(node.op_type == "MatMulNBits" for node in written.graph.node):

@@ -21,7 +21,7 @@ def embed(path: Path, metadata: Json) -> None:
     from ai_edge_litert import schema_py_generated as schema
 
     model = read(path)
-    entry = _entry(model)
+    entry: Any = _entry(model)
     if entry is None:
         entry = schema.MetadataT()
         entry.name, entry.buffer = NAME.encode(), len(model.buffers)

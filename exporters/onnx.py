@@ -144,7 +144,7 @@ def _ran_shapes(path: Path) -> dict[str, list[int]]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session: Any = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     zeros = {
         value.name: np.zeros(
             [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim],
