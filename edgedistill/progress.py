@@ -88,7 +88,7 @@ class TerminalWatch:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
             try:
-                with open(1, "w", closefd=False) as text, redirect_stdout(text):  # noqa: PTH123 - a descriptor
+                with open(1, "w", closefd=False) as text, redirect_stdout(text):
                     yield
             finally:
                 for python_stream in (sys.stdout, sys.stderr):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 
 from edgedistill.agreeing import against_reference, disagreement
 from edgedistill.types import Precision
 
+if TYPE_CHECKING:
+    from edgedistill.types import Array
+
 STEP = 0.25
 RIGHT = {"logits": np.arange(-8, 8, dtype=np.float32).reshape(4, 4) * STEP}
 
 
-def shifted(by: float) -> dict[str, np.ndarray]:
+def shifted(by: float) -> dict[str, Array]:
     moved = RIGHT["logits"].copy()
     moved[2, 1] += by
     return {"another name": moved}

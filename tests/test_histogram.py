@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def clipped_ranges(values: Array, method: str) -> tuple[float, float]:
-    shelf: Any = __import__(load_exporter("tflite").__name__.rsplit(".", 1)[0] + "._histogram", fromlist=["x"])
+    exporter: Any = load_exporter("tflite")
+    shelf = import_module(f"{exporter.__package__}._histogram")
     extremes = {"x": (float(values.min()), float(values.max()))}
     samples = ({"x": part, "unknown": part} for part in np.array_split(values, 7))
     found: tuple[float, float] = shelf.clipped_ranges(extremes, samples, method)["x"]
