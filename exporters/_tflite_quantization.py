@@ -96,7 +96,7 @@ def _static(
     from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe
     from ai_edge_quantizer.utils import qsv_utils
 
-    samples = _samples(artifact, calibration)
+    samples: Any = _samples(artifact, calibration)  # by its length and rows
     tool = quantizer.Quantizer(str(artifact.path), recipe.static_wi8_ai8())
     operators = qtyping.TFLOperationName
     if chosen.options.get("symmetric"):

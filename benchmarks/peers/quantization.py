@@ -85,10 +85,10 @@ def _judged(rows: list[Json]) -> list[Json]:
     ours = next(row for row in rows if row["tool"] == OURS)
     peers = [r for r in rows if r["tool"] not in (OURS, "fp32") and r.get("top1", -1.0) >= ours["top1"]]
     best = min(peers, key=lambda row: float(np.median(row["ratios"])), default=None)
-    ours["best_peer"] = best["tool"] if best else None
-    pairs = zip(ours["ratios"], best["ratios"], strict=True) if best else ()
-    ours["ratio_to_best_peer"] = float(np.median([own / other for own, other in pairs])) if best else None
-    ours["holds"] = best is None or ours["ratio_to_best_peer"] <= SLOWER
+    ours["best_peer"], ours["ratio_to_best_peer"], ours["holds"] = None, None, True
+    if best is not None:
+        ratio = float(np.median([own / other for own, other in zip(ours["ratios"], best["ratios"], strict=True)]))
+        ours["best_peer"], ours["ratio_to_best_peer"], ours["holds"] = best["tool"], ratio, ratio <= SLOWER
     return rows
 
 

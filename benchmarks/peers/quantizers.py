@@ -56,7 +56,8 @@ def _by_onnxruntime(model: Path, calibration: dict[str, Array], out: Path, **opt
         quant_pre_process(str(model), str(prepared))
     except Exception:  # noqa: BLE001 - symbolic inference gives up on some graphs: its documentation says to skip it
         quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
-    quantize_static(str(prepared), str(made), _Reader(calibration), **options)
+    reader: Any = _Reader(calibration)  # by its verb
+    quantize_static(str(prepared), str(made), reader, **options)
     return made
 
 
