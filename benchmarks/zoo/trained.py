@@ -70,7 +70,7 @@ def digits(*, wide: bool) -> tuple[Split, Split]:
 
 
 def fashion_mnist() -> tuple[Split, Split]:
-    """Fashion-MNIST, the first 20,000 + 10,000, padded to 3 x 32 x 32."""
+    """Fashion-MNIST, the first 8,000 + 10,000, padded to 3 x 32 x 32."""
 
     def split(name: str, most: int) -> Split:
         with np.load(_fetched("fashion_mnist") / f"{name}.npz", allow_pickle=False) as archive:
@@ -78,7 +78,7 @@ def fashion_mnist() -> tuple[Split, Split]:
         padded = np.pad(x.astype(np.float32) / 255 - 0.3, ((0, 0), (0, 0), (2, 2), (2, 2)), constant_values=-0.3)
         return {"image": np.repeat(padded, 3, axis=1)}, y
 
-    return split("train", 20_000), split("test", 10_000)
+    return split("train", 8_000), split("test", 10_000)
 
 
 def reuters() -> tuple[Split, Split]:
@@ -104,14 +104,15 @@ def _fetched(example: str) -> Path:
 
 
 _SMALL, _WIDE = Task(partial(digits, wide=False), 40, 1e-2), Task(partial(digits, wide=True), 10)
+_LONG = Task(partial(digits, wide=True), 50)
 _FASHION, _NEWS = Task(fashion_mnist, 3), Task(reuters, 4, 1e-3)
 STUDENTS: dict[str, tuple[Callable[[], nn.Module], Task]] = {
     "digits-convnet": (lambda: ConvNet(1, 10, width=8, depth=2), _SMALL),
     "digits-resnet": (images.ResNet, _WIDE),
     "digits-mobilenet": (partial(images.MobileNet, 1), _WIDE),
-    "digits-shufflenet": (images.ShuffleNet, _WIDE),
+    "digits-shufflenet": (images.ShuffleNet, _LONG),
     "digits-convnext": (images.ConvNext, _WIDE),
-    "digits-vit": (images.VisionTransformer, _WIDE),
+    "digits-vit": (images.VisionTransformer, _LONG),
     "fashion-mobilenet": (partial(images.MobileNet, 1), _FASHION),
     "reuters-text-encoder": (partial(sequences.TextEncoder, 8000, 128, 64, 8), _NEWS),
 }
