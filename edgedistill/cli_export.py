@@ -62,9 +62,9 @@ def export(
     )
     watch, log = TerminalWatch(), out.with_name(f".{out.name}.log")
     with watch.bar, watch.captured(log):  # converters are talkative
-        source = load(model, options, _arrays(inputs, "--inputs"))
+        source = load(model, options, arrays_of(inputs, "--inputs"))
         document = write(
-            source, out, _words(to, "--to"), _words(precision, "--precision"), _arrays(calibration, "--calibration"),
+            source, out, _words(to, "--to"), _words(precision, "--precision"), arrays_of(calibration, "--calibration"),
             opset, watch.step,
         )  # fmt: skip
     log.replace(out / "export.log")
@@ -120,7 +120,7 @@ def _lines(path: Path | None) -> tuple[str, ...]:
         ) from error
 
 
-def _arrays(path: Path | None, option: str) -> Mapping[str, Array] | None:
+def arrays_of(path: Path | None, option: str) -> Mapping[str, Array] | None:
     """The arrays of an .npz."""
     if path is None:
         return None

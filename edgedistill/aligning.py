@@ -1,0 +1,316 @@
+"""Which tensor of a graph first departs: two models' tensors for one sample, side by side. Pure numpy.
+
+Every tensor of the reference looks for its counterpart: by its name where both files are of one format, else by its
+values under a change of layout. What finds none was either fused away, or computed wrong. The two are told apart
+downstream: of a tensor that was fused away something later agrees; of one that was computed wrong nothing does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import permutations
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from edgedistill.types import Array, Json, TracedTensor
+
+_ROUNDING = 0.02
+"""Of the largest magnitude: some five of 256 levels, which no 8-bit file is blamed for."""
+_FALL_DB, _HIGH_DB = 15.0, 20.0
+"""An 8-bit tensor departs, too, when its SNR falls so far below its sources', and is not this high."""
+_MOST_AXES = 5
+
+
+@dataclass(frozen=True)
+class Departure:
+    """How far a tensor is from its reference.
+
+    `snr_db` is 20 log10(standard deviation of the reference / rms difference): a constant part, which any constant
+    tensor would share, does not count. `max_relative` is the largest difference over the largest magnitude.
+    """
+
+    snr_db: float
+    max_relative: float
+    rms_relative: float
+
+    def to_json(self) -> Json:
+        """JSON form; what is infinite is null."""
+        told = {"snr_db": self.snr_db, "max_relative": self.max_relative}
+        return {key: value if np.isfinite(value) else None for key, value in told.items()}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a tensor departs: beyond `max_relative`, or, where it is set, below `min_snr_db`."""
+
+    max_relative: float = 1e-4
+    min_snr_db: float | None = None
+
+    def met(self, found: Departure) -> bool:
+        """Whether a tensor agrees with its reference."""
+        if self.min_snr_db is None:
+            return found.max_relative <= self.max_relative
+        return found.snr_db >= self.min_snr_db or found.rms_relative <= _ROUNDING
+
+    def sure(self, found: Departure) -> bool:
+        """Whether values alone tell that two tensors are the same: rounding excuses nothing here."""
+        return self.met(found) and (self.min_snr_db is None or found.snr_db >= self.min_snr_db)
+
+    def kept(self, found: Departure, sources: Iterable[Departure]) -> bool:
+        """Whether it agrees, seen beside what it is computed from."""
+        lowest = min((source.snr_db for source in sources), default=float("-inf"))
+        fell = self.min_snr_db is not None and lowest - found.snr_db >= _FALL_DB and found.snr_db < _HIGH_DB
+        return self.met(found) and (not fell or found.rms_relative <= _ROUNDING)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The reference's tensors in the order of its graph, each with its counterpart; and the first that departs."""
+
+    rows: tuple[Json, ...]
+    first_departure: Json | None
+
+    def to_json(self) -> Json:
+        """`layers`, `layers_absent` (how many have no counterpart) and `first_departure`."""
+        absent = sum(row["state"] == "absent" for row in self.rows)
+        return {"layers": list(self.rows), "layers_absent": absent, "first_departure": self.first_departure}
+
+
+def departure(reference: Array, candidate: Array) -> Departure:
+    """Compare arrays of the same size, element by element, in float64. Infinities must stand at the same places."""
+    exact, given = (np.asarray(array, np.float64).ravel() for array in (reference, candidate))
+    finite = np.isfinite(exact)
+    if not np.array_equal(exact[~finite], given[~finite], equal_nan=True) or not np.isfinite(given[finite]).all():
+        return Departure(float("-inf"), float("inf"), float("inf"))
+    exact, given = exact[finite], given[finite]
+    if not exact.size or np.array_equal(exact, given):
+        return Departure(float("inf"), 0.0, 0.0)
+    difference = np.abs(exact - given)
+    rms, spread, peak = float(np.sqrt(np.mean(difference**2))), float(exact.std()), float(np.abs(exact).max())
+    snr = float(20 * np.log10(spread / rms)) if spread and rms else float("-inf") if rms else float("inf")
+    return Departure(snr, float(difference.max()) / peak, rms / peak) if peak else Departure(snr, *[float("inf")] * 2)
+
+
+def align(
+    reference: Sequence[TracedTensor],
+    candidate: Sequence[TracedTensor],
+    outputs: Mapping[str, str],
+    limits: Limits,
+    *,
+    same_format: bool,
+) -> Layers:
+    """Lay two graphs side by side, and find the first tensor that departs.
+
+    Args:
+        reference: tensors of the model that is right, for one sample, in the order of its graph.
+        candidate: tensors of the other, for the same sample.
+        outputs: the reference's outputs -> those of the other.
+        limits: when a tensor departs.
+        same_format: whether names mean the same in both.
+    """
+    pairs = _Pairs(reference, candidate, limits)
+    pairs.by_value()
+    pairs.by_name({f"output {a}": f"output {b}" for a, b in outputs.items()}, _output)
+    if same_format:
+        pairs.by_name({t.origin: t.origin for t in reference if t.origin}, lambda tensor: tensor.origin)
+    graph = _Graph(reference)
+    agrees = [_agrees(number, pairs, graph, limits) for number in range(len(reference))]
+    below = graph.below(agrees)
+    departed = [graph.counts[n] and not agrees[n] and (n in pairs.named or not below[n]) for n in range(len(reference))]
+    pairs.by_order([n for n, bad in enumerate(departed) if bad and n not in pairs.found], agrees)
+    rows = tuple(_row(n, pairs, "agrees" if agrees[n] else "departs" if departed[n] and n in pairs.found else "absent")
+                 for n in range(len(reference)) if graph.counts[n])  # fmt: skip
+    return Layers(rows, _first(departed, agrees, pairs, graph))
+
+
+def _output(tensor: TracedTensor) -> str:
+    return f"output {tensor.output}" if tensor.output else ""
+
+
+def _agrees(number: int, pairs: _Pairs, graph: _Graph, limits: Limits) -> bool:
+    if number not in pairs.found:
+        return False
+    sources = [pairs.found[n][1] for n in graph.sources[number] if n in pairs.found]
+    return limits.kept(pairs.found[number][1], sources)
+
+
+class _Pairs:
+    """Counterparts as they are found: position in the reference -> (position in the other, departure)."""
+
+    def __init__(self, reference: Sequence[TracedTensor], candidate: Sequence[TracedTensor], limits: Limits) -> None:
+        self.reference, self.candidate, self.limits = reference, candidate, limits
+        self.found: dict[int, tuple[int, Departure]] = {}
+        self.named: set[int] = set()
+
+    def by_value(self) -> None:
+        """Whoever has the same values in some layout; the sorted values rule out most at once."""
+        known: dict[int, list[tuple[int, Array]]] = {}
+        for number, tensor in enumerate(self.candidate):
+            known.setdefault(tensor.value.size, []).append((number, np.sort(tensor.value, axis=None)))
+        for number, tensor in enumerate(self.reference):
+            values = np.sort(tensor.value, axis=None)
+            if values.size < 2 or values[0] == values[-1]:  # noqa: PLR2004 - a constant is like any other
+                continue
+            likely = [n for n, other in known.get(values.size, []) if self.limits.sure(departure(values, other))]
+            measured = [(n, laid_out(tensor.value, self.candidate[n].value)) for n in likely]
+            good = [(n, found) for n, found in measured if self.limits.sure(found)]
+            if good:
+                self.found[number] = max(good, key=lambda pair: pair[1].snr_db)
+
+    def by_name(self, names: Mapping[str, str], name_of: Callable[[TracedTensor], str]) -> None:
+        """The last tensor of a name, as it is stored; unless its values say that it is another's."""
+        owners: dict[int, set[int]] = {}
+        for number, (other, _) in self.found.items():
+            owners.setdefault(other, set()).add(number)
+        last = {name_of(tensor): number for number, tensor in enumerate(self.candidate) if name_of(tensor)}
+        for number, tensor in enumerate(self.reference):
+            other = last.get(names.get(name_of(tensor), ""))
+            if other is None or self.candidate[other].value.size != tensor.value.size:
+                continue
+            found = laid_out(tensor.value, self.candidate[other].value)
+            if self.limits.met(found) or not owners.get(other, set()) - {number}:
+                self.found[number] = (other, found)
+                self.named.add(number)
+
+    def by_order(self, lost: Sequence[int], agrees: Sequence[bool]) -> None:
+        """Tensors of the same size in the same order: the longest such chain, the likest in values if there are many.
+
+        Those of the other graph of which something later agrees were fused away in the reference.
+        """
+        taken = [False] * len(self.candidate)
+        for number, (other, _) in self.found.items():
+            taken[other] = agrees[number]
+        below = _Graph(self.candidate).below(taken)
+        used = {other for other, _ in self.found.values()}
+        free = [n for n in range(len(self.candidate)) if n not in used and not below[n]]
+        best = np.zeros((len(lost) + 1, len(free) + 1))
+        measured: dict[tuple[int, int], Departure] = {}
+        for i in range(len(lost) - 1, -1, -1):
+            for j in range(len(free) - 1, -1, -1):
+                best[i, j] = max(best[i + 1, j], best[i, j + 1])
+                one, other = self.reference[lost[i]], self.candidate[free[j]]
+                if one.value.size == other.value.size:
+                    found = measured[i, j] = laid_out(one.value, other.value)
+                    likeness = 1 + float(np.clip(found.snr_db, 0, 20)) / 10 + (one.name == other.name)
+                    best[i, j] = max(best[i, j], best[i + 1, j + 1] + likeness)
+        i = j = 0
+        while i < len(lost) and j < len(free):
+            if best[i, j] == best[i + 1, j]:
+                i += 1
+            elif best[i, j] == best[i, j + 1]:
+                j += 1
+            else:
+                self.found[lost[i]] = (free[j], measured[i, j])
+                i, j = i + 1, j + 1
+
+
+def laid_out(reference: Array, candidate: Array) -> Departure:
+    """The least departure over the layouts that turn one shape into the other; for another rank, channels moved."""
+    sizes, wanted = ([d for d in array.shape if d > 1] for array in (reference, candidate))
+    squeezed, flat = reference.reshape(sizes), candidate.ravel()
+    if sizes == wanted or sorted(sizes) != sorted(wanted) or len(sizes) > _MOST_AXES:
+        ways = [squeezed]
+        if sizes != wanted and len(sizes) > 1:
+            ways += [np.moveaxis(squeezed, 0, -1), np.moveaxis(squeezed, -1, 0)]
+    else:
+        orders = [p for p in permutations(range(len(sizes))) if [sizes[axis] for axis in p] == wanted]
+        ways = [squeezed.transpose(order) for order in orders]
+    return max((departure(way, flat) for way in ways), key=lambda found: found.snr_db)
+
+
+class _Graph:
+    """Who is computed from whom; `counts` tells who the outputs depend on."""
+
+    def __init__(self, tensors: Sequence[TracedTensor]) -> None:
+        self.sources = [tensor.sources for tensor in tensors]
+        self.users: list[list[int]] = [[] for _ in tensors]
+        self.counts = [bool(tensor.output) for tensor in tensors]
+        for number in range(len(tensors) - 1, -1, -1):
+            for source in self.sources[number]:
+                self.users[source].insert(0, number)
+                self.counts[source] = self.counts[source] or self.counts[number]
+
+    def below(self, marked: Sequence[bool]) -> list[bool]:
+        """Whether something marked is computed from each."""
+        found = [False] * len(marked)
+        for number in range(len(marked) - 1, -1, -1):
+            found[number] = any(marked[user] or found[user] for user in self.users[number])
+        return found
+
+    def above(self, marked: Sequence[bool]) -> list[bool]:
+        """Whether each is computed from something marked."""
+        found: list[bool] = []
+        for sources in self.sources:
+            found.append(any(marked[source] or found[source] for source in sources))
+        return found
+
+
+def _first(departed: Sequence[bool], agrees: Sequence[bool], pairs: _Pairs, graph: _Graph) -> Json | None:
+    """The first departed tensor that has no departed one above it, and the operators up to where it was measured."""
+    above = graph.above(departed)
+    starts = [n for n, bad in enumerate(departed) if bad and not above[n]]
+    if not starts:
+        return None
+    paths = [_path(start, departed, pairs, graph) for start in starts]
+    path = next((path for path in paths if path[-1] in pairs.found), paths[0])
+    layer = next((n for n in path if pairs.reference[n].weighted), path[0])
+    return {
+        **_row(path[-1], pairs, "departs"),
+        "layer": _told(pairs.reference[layer]),
+        "path": [_told(pairs.reference[n]) for n in path],
+        "preceded_by": [_row(n, pairs, "agrees") for n in _before(path[0], agrees, graph)],
+        "also": [_told(pairs.reference[other[0]]) for other in paths if other is not path],
+    }
+
+
+def _path(start: int, departed: Sequence[bool], pairs: _Pairs, graph: _Graph) -> list[int]:
+    """From a tensor without a counterpart to the next one with, through operators that were fused."""
+    path = [start]
+    while path[-1] not in pairs.found:
+        following = [user for user in graph.users[path[-1]] if departed[user]]
+        if not following:
+            break
+        path.append(following[0])
+    return path
+
+
+def _before(number: int, agrees: Sequence[bool], graph: _Graph) -> list[int]:
+    """The nearest tensors above that agree."""
+    found: set[int] = set()
+    left = list(graph.sources[number])
+    while left:
+        source = left.pop()
+        if agrees[source]:
+            found.add(source)
+        else:
+            left += graph.sources[source]
+    return sorted(found)
+
+
+def _told(tensor: TracedTensor) -> Json:
+    return {
+        "tensor": tensor.name,
+        "operator": tensor.operator,
+        "module": tensor.module,
+        "shape": list(tensor.value.shape),
+    }
+
+
+def _row(number: int, pairs: _Pairs, state: str) -> Json:
+    """A tensor of the reference beside its counterpart."""
+    row: Json = {
+        **_told(pairs.reference[number]),
+        "state": state,
+        "artifact": None,
+        "snr_db": None,
+        "max_relative": None,
+    }
+    if number in pairs.found and state != "absent":
+        other, found = pairs.found[number]
+        row |= {"artifact": _told(pairs.candidate[other]), **found.to_json()}
+    return row
