@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -169,8 +168,8 @@ class _Pairs:
             owners.setdefault(other, set()).add(number)
         last = {name_of(tensor): number for number, tensor in enumerate(self.candidate) if name_of(tensor)}
         for number, tensor in enumerate(self.reference):
-            other = last.get(names.get(name_of(tensor), ""))
-            if other is None or self.candidate[other].value.size != tensor.value.size:
+            other = last.get(names.get(name_of(tensor), ""), -1)
+            if other < 0 or self.candidate[other].value.size != tensor.value.size:
                 continue
             found = laid_out(tensor.value, self.candidate[other].value)
             if self.limits.met(found) or not owners.get(other, set()) - {number}:
@@ -193,10 +192,10 @@ class _Pairs:
         for i in range(len(lost) - 1, -1, -1):
             for j in range(len(free) - 1, -1, -1):
                 best[i, j] = max(best[i + 1, j], best[i, j + 1])
-                one, other = self.reference[lost[i]], self.candidate[free[j]]
-                if one.value.size == other.value.size:
-                    found = measured[i, j] = laid_out(one.value, other.value)
-                    likeness = 1 + float(np.clip(found.snr_db, 0, 20)) / 10 + (one.name == other.name)
+                mine, theirs = self.reference[lost[i]], self.candidate[free[j]]
+                if mine.value.size == theirs.value.size:
+                    found = measured[i, j] = laid_out(mine.value, theirs.value)
+                    likeness = 1 + float(np.clip(found.snr_db, 0, 20)) / 10 + (mine.name == theirs.name)
                     best[i, j] = max(best[i, j], best[i + 1, j + 1] + likeness)
         i = j = 0
         while i < len(lost) and j < len(free):

@@ -90,7 +90,7 @@ def _show(path: Json) -> None:
         if row["state"] != "absent":
             there = row["artifact"]["tensor"] if row["artifact"] else "-"
             table.add_row(
-                *map(Text, (row["tensor"], row["operator"], row["module"], _short(there), *_figures(row))),
+                *map(Text, (_short(row["tensor"]), row["operator"], row["module"], _short(there), *_figures(row))),
                 Text(row["state"], style="bold red" if row["state"] == "departs" else "green"),
             )
     console().print(table)
@@ -108,11 +108,11 @@ def _told(first: Json | None) -> str:
     if first is None:
         return "no tensor departs"
     layer = first["layer"]
-    steps = " -> ".join(f"{step['tensor']} ({step['operator']})" for step in first["path"])
-    before = ", ".join(row["tensor"] for row in first["preceded_by"]) or "nothing"
+    steps = " -> ".join(f"{_short(step['tensor'])} ({step['operator']})" for step in first["path"])
+    before = ", ".join(_short(row["tensor"]) for row in first["preceded_by"]) or "nothing"
     module = f" of module {layer['module']}" if layer["module"] else ""
-    also = f"; also {', '.join(one['tensor'] for one in first['also'])}" if first["also"] else ""
-    return f"departs first at {layer['tensor']}, {layer['operator']}{module}: {steps}; before it {before} agrees{also}"
+    also = f"; also {', '.join(_short(one['tensor']) for one in first['also'])}" if first["also"] else ""
+    return f"departs first at {_short(layer['tensor'])}, {layer['operator']}{module}: {steps}; before it {before} agrees{also}"
 
 
 def _figures(row: Json) -> tuple[str, str]:
@@ -122,6 +122,6 @@ def _figures(row: Json) -> tuple[str, str]:
     return f"{snr:.1f}" if snr is not None else "none", f"{relative:.1e}" if relative is not None else "infinite"
 
 
-def _short(name: str, most: int = 40) -> str:
+def _short(name: str, most: int = 32) -> str:
     """The end of a long name tells most."""
     return name if len(name) <= most else f"...{name[-most:]}"

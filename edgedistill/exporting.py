@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from edgedistill.comparing import compute_all, matched, subjects
 from edgedistill.errors import EdgeDistillError, ModelError, UsageError
-from edgedistill.parity import Parity, compare_outputs, worst
+from edgedistill.parity import Parity, compare_outputs, keep_sample, worst
 from edgedistill.plugins import load_exporter
 from edgedistill.recipe import ParitySettings
 from edgedistill.runs import require_space, storage_errors, write_atomically
@@ -75,7 +75,8 @@ def export(
         on_step: told what is done, how much is done, and of how much.
 
     Returns:
-        The document that export.json holds: `artifacts`, each with its signature and parity.
+        The document that export.json holds: `artifacts`, each with its signature and parity; the sample on which it is
+        farthest stands in `worst/ID.npz`.
 
     Raises:
         EdgeDistillError: the model cannot be run or exported, or an option does not fit.
@@ -174,7 +175,8 @@ def _written(
 def _proved(source: Source, artifact: Artifact, root: Path) -> Json:
     """The artifact's document with its parity in every runtime that opens it, and what keeps the others from it."""
     exporter = load_exporter(artifact.format)
-    parities = []
+    parities: list[Parity] = []
+    answers = []
     refused = {
         check.id.rsplit(":", 1)[1]: check.reason for check in exporter.check_support(artifact) if check.state != "pass"
     }
@@ -183,9 +185,12 @@ def _proved(source: Source, artifact: Artifact, root: Path) -> Json:
         if subject.runtime in refused:
             continue
         try:
-            parities.append(_parity(source, subject, root))
+            parity, found = _parity(source, subject, root)
         except EdgeDistillError as error:
             notes.append(f"not for {subject.runtime}: {error.message}")
+        else:
+            parities.append(parity)
+            answers.append(found)
     if not parities:
         raise ModelError(
             f"no runtime runs {artifact.path.name}: {'; '.join(notes)}",
@@ -194,15 +199,20 @@ def _proved(source: Source, artifact: Artifact, root: Path) -> Json:
             got="; ".join(notes),
             fix=f"leave {artifact.format} out of --to",
         )
+    farthest = parities.index(worst(parities))
+    file = Path("worst") / f"{artifact.id}.npz"
+    keep_sample(root / file, parities[farthest].worst_sample, source.inputs, source.expected, answers[farthest])
+    parities[farthest] = replace(parities[farthest], worst_sample_file=file.as_posix())
     return {
         **artifact.to_json(root),
-        "parity": worst(parities).to_json(),
+        "parity": parities[farthest].to_json(),
         "parity_by_runtime": [parity.to_json() for parity in parities],
         "notes": notes,
     }
 
 
-def _parity(source: Source, subject: Any, root: Path) -> Parity:
+def _parity(source: Source, subject: Any, root: Path) -> tuple[Parity, Mapping[str, Array]]:
+    """What was found, and the outputs."""
     inputs, outputs = root / ".inputs.npz", root / ".outputs.npz"
     np.savez(inputs, **{name: np.asarray(array) for name, array in source.inputs.items()})
     try:
@@ -210,9 +220,11 @@ def _parity(source: Source, subject: Any, root: Path) -> Parity:
     finally:
         inputs.unlink(missing_ok=True)
         outputs.unlink(missing_ok=True)
-    return compare_outputs(
-        source.expected, found, subject.artifact.precision, ParitySettings(), name=source.name, runtime=subject.runtime
+    precision = subject.artifact.precision
+    parity = compare_outputs(
+        source.expected, found, precision, ParitySettings(), name=source.name, runtime=subject.runtime
     )
+    return parity, found
 
 
 def _bytes(source: Source) -> int:

@@ -1,21 +1,25 @@
-"""Every tensor of a TFLite file: kept by the interpreter, without delegates, integers dequantised."""
+"""Every tensor of a TFLite file: all made outputs, computed without delegates, integers dequantised.
+
+The interpreters' own way (`experimental_preserve_all_tensors`) is not enough: tflite-runtime 2.14 still writes a sum
+over one of its terms. What is an output it leaves alone.
+"""
 
 from __future__ import annotations
 
 import re
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgedistill.types import TracedTensor
 
+from ._flatbuffer import packed, read
 from ._tensors import Trace, feed, serve, traced
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edgedistill.types import Array, Artifact
 
 _MODULES = {"tflite-runtime": "tflite_runtime.interpreter", "litert": "ai_edge_litert.interpreter"}
@@ -27,13 +31,12 @@ def tensors(artifact: Artifact, runtime: str, inputs: Path) -> list[TracedTensor
 
 
 def _trace(path: str, runtime: str, inputs: str) -> list[TracedTensor]:
-    _, sample = feed(path, runtime, inputs)
+    session, sample = feed(path, runtime, inputs)
     library: Any = import_module(_MODULES[runtime])
     interpreter = library.Interpreter(
-        model_path=path,
+        model_content=_all_outputs(path),
         num_threads=1,
         experimental_op_resolver_type=library.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-        experimental_preserve_all_tensors=True,
     )
     interpreter.allocate_tensors()
     trace = Trace()
@@ -43,7 +46,7 @@ def _trace(path: str, runtime: str, inputs: str) -> list[TracedTensor]:
         trace.keep(told["index"], [], TracedTensor(told["name"], "input", "", value, origin=told["name"]))
     interpreter.invoke()
     details = {told["index"]: told for told in interpreter.get_tensor_details()}
-    outputs = {told["index"]: told["name"] for told in interpreter.get_output_details()}
+    outputs = {told["index"]: told["name"] for told in interpreter.get_output_details()[: len(session.outputs)]}
     for operator in interpreter._get_ops_details():  # noqa: SLF001 - no public way to the graph
         sources = [int(index) for index in operator["inputs"] if index >= 0]
         if not any(trace.depends_on_inputs(index) for index in sources):
@@ -64,6 +67,16 @@ def _trace(path: str, runtime: str, inputs: str) -> list[TracedTensor]:
                 ),
             )  # fmt: skip
     return trace.tensors
+
+
+def _all_outputs(path: str) -> bytes:
+    """The file with every tensor among its outputs, its own ones first."""
+    model = read(Path(path))
+    graph = model.subgraphs[0]
+    own = list(graph.outputs)
+    made = [index for operator in graph.operators for index in operator.outputs if index not in own]
+    graph.outputs = [*own, *made]
+    return packed(model)
 
 
 def _is_real(told: Any) -> bool:
