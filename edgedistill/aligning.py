@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from edgedistill.types import Array, Json, TracedTensor
 
@@ -60,11 +60,12 @@ class Limits:
         """Whether values alone tell that two tensors are the same: rounding excuses nothing here."""
         return self.met(found) and (self.min_snr_db is None or found.snr_db >= self.min_snr_db)
 
-    def kept(self, found: Departure, sources: Iterable[Departure]) -> bool:
-        """Whether it agrees, seen beside what it is computed from."""
-        lowest = min((source.snr_db for source in sources), default=float("-inf"))
-        fell = self.min_snr_db is not None and lowest - found.snr_db >= _FALL_DB and found.snr_db < _HIGH_DB
-        return self.met(found) and (not fell or found.rms_relative <= _ROUNDING)
+    def fell(self, found: Departure, level_db: float) -> bool:
+        """Whether the SNR of an 8-bit tensor is far below the level of what it is computed from."""
+        rounded = found.rms_relative <= _ROUNDING
+        return (
+            self.min_snr_db is not None and level_db - found.snr_db >= _FALL_DB and found.snr_db < _HIGH_DB
+        ) and not rounded
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,9 @@ def align(
     if same_format:
         pairs.by_name({t.origin: t.origin for t in reference if t.origin}, lambda tensor: tensor.origin)
     graph = _Graph(reference)
-    agrees = [_agrees(number, pairs, graph, limits) for number in range(len(reference))]
+    agrees = _agreeing(pairs, graph, limits)
     below = graph.below(agrees)
-    departed = [graph.counts[n] and not agrees[n] and (n in pairs.named or not below[n]) for n in range(len(reference))]
+    departed = [graph.counts[n] and not agrees[n] and (n in pairs.found or not below[n]) for n in range(len(reference))]
     pairs.by_order([n for n, bad in enumerate(departed) if bad and n not in pairs.found], agrees)
     rows = tuple(_row(n, pairs, "agrees" if agrees[n] else "departs" if departed[n] and n in pairs.found else "absent")
                  for n in range(len(reference)) if graph.counts[n])  # fmt: skip
@@ -131,11 +132,16 @@ def _output(tensor: TracedTensor) -> str:
     return f"output {tensor.output}" if tensor.output else ""
 
 
-def _agrees(number: int, pairs: _Pairs, graph: _Graph, limits: Limits) -> bool:
-    if number not in pairs.found:
-        return False
-    sources = [pairs.found[n][1] for n in graph.sources[number] if n in pairs.found]
-    return limits.kept(pairs.found[number][1], sources)
+def _agreeing(pairs: _Pairs, graph: _Graph, limits: Limits) -> list[bool]:
+    """Who has a counterpart within the limits, at the level of the nearest tensors above that have one, too."""
+    agrees: list[bool] = []
+    levels: list[float] = []  # dB; of a tensor that departs, what it should have had
+    for number, sources in enumerate(graph.sources):
+        level = min((levels[source] for source in sources), default=float("inf"))
+        found = pairs.found[number][1] if number in pairs.found else None
+        agrees.append(found is not None and limits.met(found) and not limits.fell(found, level))
+        levels.append(min(level, found.snr_db) if found is not None and agrees[-1] else level)
+    return agrees
 
 
 class _Pairs:
@@ -144,7 +150,6 @@ class _Pairs:
     def __init__(self, reference: Sequence[TracedTensor], candidate: Sequence[TracedTensor], limits: Limits) -> None:
         self.reference, self.candidate, self.limits = reference, candidate, limits
         self.found: dict[int, tuple[int, Departure]] = {}
-        self.named: set[int] = set()
 
     def by_value(self) -> None:
         """Whoever has the same values in some layout; the sorted values rule out most at once."""
@@ -174,7 +179,6 @@ class _Pairs:
             found = laid_out(tensor.value, self.candidate[other].value)
             if self.limits.met(found) or not owners.get(other, set()) - {number}:
                 self.found[number] = (other, found)
-                self.named.add(number)
 
     def by_order(self, lost: Sequence[int], agrees: Sequence[bool]) -> None:
         """Tensors of the same size in the same order: the longest such chain, the likest in values if there are many.
@@ -250,7 +254,7 @@ class _Graph:
 
 
 def _first(departed: Sequence[bool], agrees: Sequence[bool], pairs: _Pairs, graph: _Graph) -> Json | None:
-    """The first departed tensor that has no departed one above it, and the operators up to where it was measured."""
+    """The first departed tensor that has no departed one above it, with the operators that may have done it."""
     above = graph.above(departed)
     starts = [n for n, bad in enumerate(departed) if bad and not above[n]]
     if not starts:
@@ -262,33 +266,31 @@ def _first(departed: Sequence[bool], agrees: Sequence[bool], pairs: _Pairs, grap
         **_row(path[-1], pairs, "departs"),
         "layer": _told(pairs.reference[layer]),
         "path": [_told(pairs.reference[n]) for n in path],
-        "preceded_by": [_row(n, pairs, "agrees") for n in _before(path[0], agrees, graph)],
-        "also": [_told(pairs.reference[other[0]]) for other in paths if other is not path],
+        "preceded_by": [_row(n, pairs, "agrees") for n in _before(path, agrees, graph)],
+        "also": [_told(pairs.reference[other[-1]]) for other in paths if other is not path],
     }
 
 
 def _path(start: int, departed: Sequence[bool], pairs: _Pairs, graph: _Graph) -> list[int]:
-    """From a tensor without a counterpart to the next one with, through operators that were fused."""
-    path = [start]
-    while path[-1] not in pairs.found:
-        following = [user for user in graph.users[path[-1]] if departed[user]]
+    """Operators without a counterpart above a departed tensor, itself, and on to the first one that was measured."""
+    path = {start}
+    left = [start]
+    while left:
+        lost = [source for source in graph.sources[left.pop()] if source not in pairs.found and source not in path]
+        path.update(lost)
+        left += lost
+    while start not in pairs.found:
+        following = [user for user in graph.users[start] if departed[user]]
         if not following:
             break
-        path.append(following[0])
-    return path
+        start = following[0]
+        path.add(start)
+    return sorted(path)
 
 
-def _before(number: int, agrees: Sequence[bool], graph: _Graph) -> list[int]:
-    """The nearest tensors above that agree."""
-    found: set[int] = set()
-    left = list(graph.sources[number])
-    while left:
-        source = left.pop()
-        if agrees[source]:
-            found.add(source)
-        else:
-            left += graph.sources[source]
-    return sorted(found)
+def _before(path: Sequence[int], agrees: Sequence[bool], graph: _Graph) -> list[int]:
+    """The tensors that a path starts from, which agree."""
+    return sorted({source for number in path for source in graph.sources[number] if agrees[source]})
 
 
 def _told(tensor: TracedTensor) -> Json:
