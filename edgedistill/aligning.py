@@ -2,7 +2,7 @@
 
 Every tensor of the reference looks for its counterpart: by its name where both files are of one format, else by its
 values under a change of layout. What finds none was either fused away, or computed wrong. The two are told apart
-downstream: of a tensor that was fused away something later agrees; of one that was computed wrong nothing does.
+downstream: what was fused away reaches the outputs through tensors that agree; what was computed wrong does not.
 """
 
 from __future__ import annotations
@@ -176,39 +176,41 @@ class _Pairs:
             other = last.get(names.get(name_of(tensor), ""), -1)
             if other < 0 or self.candidate[other].value.size != tensor.value.size:
                 continue
-            found = laid_out(tensor.value, self.candidate[other].value)
+            there = self.candidate[other].value
+            compared = departure if there.shape == tensor.value.shape else laid_out  # what has the name has the layout
+            found = compared(tensor.value, there)
             if self.limits.met(found) or not owners.get(other, set()) - {number}:
                 self.found[number] = (other, found)
 
-    def by_order(self, lost: Sequence[int], agrees: Sequence[bool]) -> None:
+    def by_order(self, wanted: Sequence[int], agrees: Sequence[bool]) -> None:
         """Tensors of the same size in the same order: the longest such chain, the likest in values if there are many.
 
-        Those of the other graph of which something later agrees were fused away in the reference.
+        Of the other graph, those that reach its outputs through tensors that agree are no candidates.
         """
         taken = [False] * len(self.candidate)
         for number, (other, _) in self.found.items():
             taken[other] = agrees[number]
-        below = _Graph(self.candidate).below(taken)
+        bad = _Graph(self.candidate).lost(taken)
         used = {other for other, _ in self.found.values()}
-        free = [n for n in range(len(self.candidate)) if n not in used and not below[n]]
-        best = np.zeros((len(lost) + 1, len(free) + 1))
+        free = [n for n in range(len(self.candidate)) if n not in used and bad[n]]
+        best = np.zeros((len(wanted) + 1, len(free) + 1))
         measured: dict[tuple[int, int], Departure] = {}
-        for i in range(len(lost) - 1, -1, -1):
+        for i in range(len(wanted) - 1, -1, -1):
             for j in range(len(free) - 1, -1, -1):
                 best[i, j] = max(best[i + 1, j], best[i, j + 1])
-                mine, theirs = self.reference[lost[i]], self.candidate[free[j]]
+                mine, theirs = self.reference[wanted[i]], self.candidate[free[j]]
                 if mine.value.size == theirs.value.size:
                     found = measured[i, j] = laid_out(mine.value, theirs.value)
                     likeness = 1 + float(np.clip(found.snr_db, 0, 20)) / 10 + (mine.name == theirs.name)
                     best[i, j] = max(best[i, j], best[i + 1, j + 1] + likeness)
         i = j = 0
-        while i < len(lost) and j < len(free):
+        while i < len(wanted) and j < len(free):
             if best[i, j] == best[i + 1, j]:
                 i += 1
             elif best[i, j] == best[i, j + 1]:
                 j += 1
             else:
-                self.found[lost[i]] = (free[j], measured[i, j])
+                self.found[wanted[i]] = (free[j], measured[i, j])
                 i, j = i + 1, j + 1
 
 
@@ -216,9 +218,9 @@ def laid_out(reference: Array, candidate: Array) -> Departure:
     """The least departure over the layouts that turn one shape into the other; for another rank, channels moved."""
     sizes, wanted = ([d for d in array.shape if d > 1] for array in (reference, candidate))
     squeezed, flat = reference.reshape(sizes), candidate.ravel()
-    if sizes == wanted or sorted(sizes) != sorted(wanted) or len(sizes) > _MOST_AXES:
+    if sorted(sizes) != sorted(wanted) or len(sizes) > _MOST_AXES:
         ways = [squeezed]
-        if sizes != wanted and len(sizes) > 1:
+        if len(sizes) > 1:
             ways += [np.moveaxis(squeezed, 0, -1), np.moveaxis(squeezed, -1, 0)]
     else:
         orders = [p for p in permutations(range(len(sizes))) if [sizes[axis] for axis in p] == wanted]
@@ -232,17 +234,19 @@ class _Graph:
     def __init__(self, tensors: Sequence[TracedTensor]) -> None:
         self.sources = [tensor.sources for tensor in tensors]
         self.users: list[list[int]] = [[] for _ in tensors]
-        self.counts = [bool(tensor.output) for tensor in tensors]
+        self.ends = [bool(tensor.output) for tensor in tensors]
+        self.counts = list(self.ends)
         for number in range(len(tensors) - 1, -1, -1):
             for source in self.sources[number]:
                 self.users[source].insert(0, number)
                 self.counts[source] = self.counts[source] or self.counts[number]
 
-    def below(self, marked: Sequence[bool]) -> list[bool]:
-        """Whether something marked is computed from each."""
-        found = [False] * len(marked)
-        for number in range(len(marked) - 1, -1, -1):
-            found[number] = any(marked[user] or found[user] for user in self.users[number])
+    def lost(self, agrees: Sequence[bool]) -> list[bool]:
+        """Who reaches an output without passing a tensor that agrees: it cannot be told to be right."""
+        found = [False] * len(agrees)
+        for number in range(len(agrees) - 1, -1, -1):
+            ends = self.ends[number] or any(found[user] for user in self.users[number])
+            found[number] = ends and not agrees[number]
         return found
 
     def above(self, marked: Sequence[bool]) -> list[bool]:

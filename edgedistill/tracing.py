@@ -101,22 +101,23 @@ def _tensors(graph: Any, values: Mapping[str, Any], outputs: Sequence[str], rows
     behind: dict[str, tuple[int, ...]] = {}
     for node in graph.nodes:
         above = sorted({number for source in node.all_input_nodes for number in behind.get(source.name, ())})
-        if node.op != "placeholder" and not above:
-            continue  # weights, and what depends on them alone
+        if node.op != "placeholder" and (not above or operator_name(node.target).startswith("sym_")):
+            continue  # weights and sizes, and what depends on them alone
         value = values.get(node.name)
         if value is None or not (value.is_floating_point() or node.name in named or node.op == "placeholder"):
             behind[node.name] = tuple(above)
             continue
         behind[node.name] = (len(found),)
-        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        maker = node.args[0] if operator_name(node.target) == "getitem" else node
+        stack = list((maker.meta.get("nn_module_stack") or {}).values())
         found.append(
             TracedTensor(
                 name=node.name,
-                operator="input" if node.op == "placeholder" else operator_name(node.target),
+                operator="input" if node.op == "placeholder" else operator_name(maker.target),
                 module=str(stack[-1][0]) if stack and node.op != "placeholder" else "",
                 value=_first_row(value.float().numpy(), rows),
                 sources=tuple(above),
-                weighted=any(_is_weight(source, values) for source in node.all_input_nodes),
+                weighted=any(_is_weight(source, values) for source in maker.all_input_nodes),
                 output=named.get(node.name, ""),
             )
         )

@@ -45,7 +45,7 @@ class Trace:
         self.tensors.append(TracedTensor(**{**tensor.__dict__, "sources": self._sources(sources)}))
 
     def skip(self, key: Any, sources: list[Any]) -> None:
-        """Pass by a tensor: integers of a shape, copies."""
+        """Pass by a tensor: integers, copies."""
         self._behind[key] = self._sources(sources)
 
     def _sources(self, keys: list[Any]) -> tuple[int, ...]:

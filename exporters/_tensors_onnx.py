@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from edgedistill.types import Array, Artifact
 
+_SIZES = ("Shape", "Size")
+"""What these give is no computation with the input's values."""
 _STORED = ("_QuantizeLinear_Input", "_QuantizeLinear_Output", "_DequantizeLinear_Output")
 """What onnxruntime's quantiser puts behind a tensor's name."""
 
@@ -42,7 +44,7 @@ def _trace(path: str, runtime: str, inputs: str) -> list[TracedTensor]:
         )
     for node in graph.node:
         sources = list(_read(node))
-        if not any(trace.depends_on_inputs(name) for name in sources):
+        if node.op_type in _SIZES or not any(trace.depends_on_inputs(name) for name in sources):
             for name in node.output:
                 weights[name] = next((weights[source] for source in sources if source in weights), "")
                 if not weights[name]:

@@ -72,7 +72,7 @@ def _inner(model: Any) -> list[Any]:
     reached = {_key(port) for port in model.inputs}
     nodes = []
     for node in model.get_ordered_ops():
-        if node.get_type_name() in ("Parameter", "Result", "Constant"):
+        if node.get_type_name() in ("Parameter", "Result", "Constant", "ShapeOf"):
             continue
         if any(_key(port.get_source_output()) in reached for port in node.inputs()):
             reached |= {_key(port) for port in node.outputs()}

@@ -49,7 +49,7 @@ def _trace(path: str, runtime: str, inputs: str) -> list[TracedTensor]:
     outputs = {told["index"]: told["name"] for told in interpreter.get_output_details()[: len(session.outputs)]}
     for operator in interpreter._get_ops_details():  # noqa: SLF001 - no public way to the graph
         sources = [int(index) for index in operator["inputs"] if index >= 0]
-        if not any(trace.depends_on_inputs(index) for index in sources):
+        if operator["op_name"] == "SHAPE" or not any(trace.depends_on_inputs(index) for index in sources):
             continue
         constants = [details[i] for i in sources if not trace.depends_on_inputs(i)]
         weighted = any(_is_real(told) and np.prod(told["shape"]) > 1 for told in constants)
