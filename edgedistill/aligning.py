@@ -120,8 +120,8 @@ def align(
         pairs.by_name({t.origin: t.origin for t in reference if t.origin}, lambda tensor: tensor.origin)
     graph = _Graph(reference)
     agrees = _agreeing(pairs, graph, limits)
-    below = graph.below(agrees)
-    departed = [graph.counts[n] and not agrees[n] and (n in pairs.found or not below[n]) for n in range(len(reference))]
+    lost = graph.lost(agrees)
+    departed = [graph.counts[n] and not agrees[n] and (n in pairs.found or lost[n]) for n in range(len(reference))]
     pairs.by_order([n for n, bad in enumerate(departed) if bad and n not in pairs.found], agrees)
     rows = tuple(_row(n, pairs, "agrees" if agrees[n] else "departs" if departed[n] and n in pairs.found else "absent")
                  for n in range(len(reference)) if graph.counts[n])  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -45,14 +46,14 @@ def onnx_weights(source: Path, target: Path, number: int, spoil: Spoil) -> str:
     return _onnx(model, node.input[1], spoil, target) or node.output[0]
 
 
-def onnx_tensor(source: Path, target: Path, ending: str, number: int, spoil: Spoil) -> str:
-    """Spoil the n-th initialiser whose name ends so; the name before the ending."""
+def onnx_tensor(source: Path, target: Path, pattern: str, number: int, spoil: Spoil) -> str:
+    """Spoil the n-th initialiser (sorted by name) of such a name; its name."""
     import onnx
 
     model = onnx.load(str(source))
-    names = sorted(t.name for t in model.graph.initializer if t.name.endswith(ending))
-    _onnx(model, names[number], spoil, target)
-    return str(names[number].removesuffix(ending))
+    name = sorted(t.name for t in model.graph.initializer if re.fullmatch(pattern, t.name))[number]
+    _onnx(model, name, spoil, target)
+    return str(name)
 
 
 def _onnx(model: Any, name: str, spoil: Spoil, target: Path) -> None:
