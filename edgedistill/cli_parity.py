@@ -55,7 +55,13 @@ def parity(
             fix="compare there without --layers, or here with it",
         )  # fmt: skip
     if min_snr is not None and not layers:
-        raise UsageError("--min-snr is for --layers", where="--min-snr", expected="--layers beside it", got="none")
+        raise UsageError(
+            "--min-snr is for --layers",
+            where="--min-snr",
+            expected="--layers beside it",
+            got="none",
+            fix="add --layers",
+        )
     arrays = arrays_of(inputs, "--inputs")
     samples = None if arrays is None else read_samples(arrays, str(inputs))
     proof = prove(_reference(reference, samples), artifact_of(artifact), samples, ParitySettings(), device)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgedistill.aligning import Limits, align, departure
+from edgedistill.aligning import align
 from edgedistill.comparing import Subject, compute_all, generated, matched, subjects, subjects_on
+from edgedistill.departure import Limits, departure
 from edgedistill.errors import UsageError
 from edgedistill.exporting import Source
 from edgedistill.parity import ARTIFACT, REFERENCE, Parity, compare_outputs, keep_sample, worst

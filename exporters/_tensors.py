@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from edgedistill.types import TracedTensor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgedistill.types import Array, Artifact
+    from edgedistill.types import Array, Artifact, Json
 
 TIMEOUT_S = 3600
 
@@ -42,7 +43,7 @@ class Trace:
     def keep(self, key: Any, sources: list[Any], tensor: TracedTensor) -> None:
         """Append a tensor."""
         self._behind[key] = (len(self.tensors),)
-        self.tensors.append(TracedTensor(**{**tensor.__dict__, "sources": self._sources(sources)}))
+        self.tensors.append(replace(tensor, sources=self._sources(sources)))
 
     def skip(self, key: Any, sources: list[Any]) -> None:
         """Pass by a tensor: integers, copies."""
@@ -75,7 +76,7 @@ def traced(module: str, artifact: Artifact, runtime: str, inputs: Path) -> list[
         command = [sys.executable, "-P", "-m", module, str(artifact.path), runtime, str(inputs), str(values)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
         try:
-            document = json.loads(done.stdout.strip().splitlines()[-1])
+            document: Json = json.loads(done.stdout.strip().splitlines()[-1])
         except (IndexError, ValueError):
             told = (done.stderr.strip().splitlines() or ["nothing"])[-1]
             document = {"error": f"it died with exit code {done.returncode}: {told[:300]}"}

@@ -27,14 +27,16 @@ NCNN_LAYERS = ("Convolution", "ConvolutionDepthWise", "InnerProduct")
 def noisy(weights: Array) -> Array:
     """A quarter of the weights' spread added: what a wrong rounding does."""
     noise = np.random.default_rng(0).standard_normal(weights.shape)
-    return (weights + 0.25 * weights.std() * noise).astype(weights.dtype)
+    found: Array = (weights + 0.25 * weights.std() * noise).astype(weights.dtype)
+    return found
 
 
 def swapped(weights: Array) -> Array:
     """The first two along the first axis that is longer than 1 change places."""
     axis = next(i for i, size in enumerate(weights.shape) if size > 1)
     order = [1, 0, *range(2, weights.shape[axis])]
-    return np.take(weights, order, axis)
+    found: Array = np.take(weights, order, axis)
+    return found
 
 
 def onnx_weights(source: Path, target: Path, number: int, spoil: Spoil) -> str:
@@ -43,7 +45,8 @@ def onnx_weights(source: Path, target: Path, number: int, spoil: Spoil) -> str:
 
     model = onnx.load(str(source))
     node = [node for node in model.graph.node if node.op_type in ONNX_LAYERS][number]
-    return _onnx(model, node.input[1], spoil, target) or node.output[0]
+    _onnx(model, node.input[1], spoil, target)
+    return str(node.output[0])
 
 
 def onnx_tensor(source: Path, target: Path, pattern: str, number: int, spoil: Spoil) -> str:
@@ -126,7 +129,8 @@ def ncnn_weights(source: Path, target: Path, number: int, spoil: Spoil) -> str:
     content = bytearray(source.with_suffix(".bin").read_bytes())
     layers = [line.split() for line in source.read_text(encoding="ascii").splitlines()[2:]]
     weighted = [words for words in layers if words[0] in NCNN_LAYERS]
-    at = 0
+    at = start = count = 0
+    settings: dict[str, str] = {}
     for words in weighted[: number + 1]:
         settings = dict(word.split("=") for word in words if "=" in word)
         size_key, bias_key = ("2", "1") if words[0] == "InnerProduct" else ("6", "5")

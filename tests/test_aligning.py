@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from edgedistill.aligning import Departure, Layers, Limits, align, departure, laid_out
+from edgedistill.aligning import Layers, align
+from edgedistill.departure import Departure, Limits, departure, laid_out
 from edgedistill.parity import keep_sample
 from edgedistill.types import Array, TracedTensor
 
@@ -191,6 +192,15 @@ def test_limits() -> None:
     assert not Limits(min_snr_db=15).met(Departure(14.9, 1, 0.03))
     assert Limits(min_snr_db=15).met(Departure(0, 0.05, 0.01)), "rounding of a nearly constant tensor"
     assert not Limits(min_snr_db=15).sure(Departure(0, 0.05, 0.01)), "which proves nothing, though"
+
+
+def test_a_fall_counts_near_the_floor_alone() -> None:
+    limits = Limits(min_snr_db=10)
+    assert limits.fell(Departure(12, 1, 0.1), 30)
+    assert not limits.fell(Departure(12, 1, 0.1), 26), "not steep"
+    assert not limits.fell(Departure(16, 1, 0.1), 40), "not near the floor"
+    assert not limits.fell(Departure(12, 1, 0.01), 30), "rounding"
+    assert not Limits().fell(Departure(0, 1, 1), 200), "fp32 is not held against an SNR"
 
 
 def test_departure_by_its_definition() -> None:

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import edgedistill
-from edgedistill.aligning import Layers, Limits, align
+from edgedistill.aligning import Layers, align
 from edgedistill.cli import main
 from edgedistill.cli_shared import artifact_of
 from edgedistill.comparing import matched
+from edgedistill.departure import Limits
 from edgedistill.errors import ArtifactError, PluginError
 from edgedistill.proving import Proof, prove
 from edgedistill.recipe import ParitySettings
