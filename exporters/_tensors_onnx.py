@@ -45,10 +45,8 @@ def _trace(path: str, runtime: str, inputs: str) -> list[TracedTensor]:
     for node in graph.node:
         sources = list(_read(node))
         if node.op_type in _SIZES or not any(trace.depends_on_inputs(name) for name in sources):
-            for name in node.output:
-                weights[name] = next((weights[source] for source in sources if source in weights), "")
-                if not weights[name]:
-                    del weights[name]
+            read = next((weights[source] for source in sources if source in weights), "")
+            weights |= {name: read for name in node.output if read}  # dequantised, transposed, ...
             continue
         own = [weights[name] for name in sources if name in weights]
         for name in filter(None, node.output):
@@ -93,9 +91,13 @@ def _read(node: Any) -> Iterator[str]:
 
 
 def _weights(graph: Any) -> dict[str, str]:
-    """Initialisers that are weights, not shapes, axes or single scales: name -> name."""
+    """Constants that are weights, not shapes, axes or single scales: name -> name."""
     integers = (6, 7)  # TensorProto.INT32 (biases have a float scale and follow their weights), INT64
-    return {t.name: t.name for t in graph.initializer if t.data_type not in integers and np.prod(t.dims) > 1}
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    stored |= {
+        n.output[0]: a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"
+    }
+    return {name: name for name, t in stored.items() if t.data_type not in integers and np.prod(t.dims) > 1}
 
 
 def _origin(name: str) -> str:

@@ -24,6 +24,7 @@ from edgedistill.sources import Options, load
 from edgedistill.tracing import trace_file, trace_program
 from exporters import _tensors_ncnn, _tensors_onnx, _tensors_openvino, _tensors_tflite
 from tests import faults
+from tests.test_exporting import examples, program, two
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -353,6 +354,25 @@ def test_files_of_other_inputs_are_refused(files: Files, tmp_path: Path, capfd: 
     code, error = refusal(capfd, files.paths["onnxruntime"], tmp_path / "out" / "onnx" / "other-fp32.onnx", "--layers")
     assert code == 3
     assert "takes [3, 3, 3]" in error["message"]
+
+
+def test_several_inputs_are_given_by_name_whatever_their_order(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    document = edgedistill.export(two(), examples(), tmp_path / "out", to=["onnx"], name="two")
+    onnx = tmp_path / "out" / document["artifacts"][0]["path"]
+    np.savez(tmp_path / "turned.npz", **dict(reversed(examples().items())))
+    bad = tmp_path / "bad.onnx"
+    faults.onnx_tensor(onnx, bad, r".*aside\.weight", 0, faults.noisy)
+    for reference in (onnx, program(tmp_path / "two.pt2")):
+        command = ["parity", str(reference), str(onnx), "--inputs", str(tmp_path / "turned.npz"), "--layers", "--json"]
+        assert main(command) == 0
+        assert json.loads(capfd.readouterr().out)["parity"]["first_departure"] is None
+        assert main([*command[:2], str(bad), *command[3:]]) == 1
+        found = json.loads(capfd.readouterr().out)["parity"]
+        assert (found["output"], found["first_departure"]["layer"]["module"]) == ("aside", "aside")
+        assert found["first_departure"]["also"] == []
+    assert main(["parity", str(onnx), str(onnx), "--json"]) == 0, "made-up ids are ids"
 
 
 def test_a_file_that_cannot_be_traced_is_refused(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
