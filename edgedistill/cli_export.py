@@ -94,10 +94,10 @@ def export(
     )
     watch, log = TerminalWatch(), out.with_name(f".{out.name}.log")
     with watch.bar, watch.captured(log):  # converters are talkative
-        source = load(model, options, _arrays(inputs, "--inputs"))
+        source = load(model, options, arrays_of(inputs, "--inputs"))
         settings = Settings(
-            _words(to, "--to"), _words(precision, "--precision"), _arrays(calibration, "--calibration"),
-            _arrays(validation, "--validation"), _quantize(candidates, max_drop),
+            _words(to, "--to"), _words(precision, "--precision"), arrays_of(calibration, "--calibration"),
+            arrays_of(validation, "--validation"), _quantize(candidates, max_drop),
             Settings().benchmark.model_copy(update={"device": device}), opset, licence,
         )  # fmt: skip
         document = write(source, out, settings, watch.step)
@@ -179,7 +179,7 @@ def _lines(path: Path | None) -> tuple[str, ...]:
         ) from error
 
 
-def _arrays(path: Path | None, option: str) -> Mapping[str, Array] | None:
+def arrays_of(path: Path | None, option: str) -> Mapping[str, Array] | None:
     """The arrays of an .npz, their rows on disk."""
     if path is None:
         return None

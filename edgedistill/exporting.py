@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from edgedistill.benchmarking import measure
 from edgedistill.comparing import compute_all, disagreements, matched, subjects
 from edgedistill.errors import EdgeDistillError, ModelError, UsageError
 from edgedistill.metadata import Origin, embedded
-from edgedistill.parity import Parity, compare_outputs, worst
+from edgedistill.parity import Parity, compare_outputs, keep_sample, worst
 from edgedistill.plugins import load_exporter
 from edgedistill.quantizing import Choice, choose
 from edgedistill.recipe_benchmark import Benchmark
@@ -126,7 +126,8 @@ def export(
 
     Returns:
         The document that export.json holds: `artifacts`, each with its signature, parity and candidates; where more
-        than fp32 is written, `measurements` and for each runtime `recommendations`.
+        than fp32 is written, `measurements` and for each runtime `recommendations`. The sample on which a file is
+        farthest stands in `worst/ID.npz`.
 
     Raises:
         EdgeDistillError: the model cannot be run or exported, or an option does not fit.
@@ -287,9 +288,8 @@ def _proved(source: Source, artifact: Artifact, root: Path) -> Json:
     refused |= disagreements(artifact, outputs)
     refused = {runtime: why.removeprefix(f"not for {runtime}: ") for runtime, why in refused.items()}
     notes = [f"not for {runtime}: {why}" for runtime, why in refused.items()]
-    parities = [
-        _parity(source, artifact, runtime, found) for runtime, found in outputs.items() if runtime not in refused
-    ]
+    answers = {r: matched(found, tuple(source.expected)) for r, found in outputs.items() if r not in refused}
+    parities = [_parity(source, artifact, runtime, found) for runtime, found in answers.items()]
     if not parities:
         raise ModelError(
             f"no runtime runs {artifact.path.name}: {'; '.join(notes)}",
@@ -298,9 +298,19 @@ def _proved(source: Source, artifact: Artifact, root: Path) -> Json:
             got="; ".join(notes),
             fix=f"leave {artifact.format} out of --to",
         )
+    farthest = parities.index(worst(parities))
+    file = Path("worst") / f"{artifact.id}.npz"
+    keep_sample(
+        root / file,
+        parities[farthest].worst_sample,
+        source.inputs,
+        source.expected,
+        answers[parities[farthest].runtime],
+    )
+    parities[farthest] = replace(parities[farthest], worst_sample_file=file.as_posix())
     return {
         **artifact.to_json(root),
-        "parity": worst(parities).to_json(),
+        "parity": parities[farthest].to_json(),
         "parity_by_runtime": [parity.to_json() for parity in parities],
         "not_for": refused,
         "notes": notes,
@@ -319,9 +329,8 @@ def _computed(source: Source, subject: Any, root: Path) -> Mapping[str, Array]:
 
 
 def _parity(source: Source, artifact: Artifact, runtime: str, found: Mapping[str, Array]) -> Parity:
-    given = matched(found, tuple(source.expected))
     return compare_outputs(
-        source.expected, given, artifact.precision, ParitySettings(), name=source.name, runtime=runtime
+        source.expected, found, artifact.precision, ParitySettings(), name=source.name, runtime=runtime
     )
 
 

@@ -331,6 +331,31 @@ class DeviceInfo:
 
 
 @dataclass(frozen=True)
+class TracedTensor:
+    """A tensor of a model's graph with its value for one sample, as the exporters' verb `tensors` gives them.
+
+    Attributes:
+        name: in the file.
+        operator: what computes it, in the format's own word; `input` for an input.
+        module: module of the student that it comes from, where the file tells; else empty.
+        value: in float32; integers with a scale are dequantised.
+        sources: positions of the tensors that it is computed from, in the same list.
+        origin: its name before quantisation; empty where names do not outlive it.
+        weighted: whether its operator has weights.
+        output: name of the model's output that it is; empty for an inner one.
+    """
+
+    name: str
+    operator: str
+    module: str
+    value: Array
+    sources: tuple[int, ...] = ()
+    origin: str = ""
+    weighted: bool = False
+    output: str = ""
+
+
+@dataclass(frozen=True)
 class BenchmarkJob:
     """One process of the agent: open `artifact` in `runtime`, and measure or compute.
 

@@ -20,6 +20,7 @@ from edgedistill.types import Artifact, Check, MacCount, Precision, Scheme, Sign
 
 from ._common import conversion, example, opens
 from ._ncnn_convert import flat, known, named, pnnx, reshaped, routes
+from ._tensors_ncnn import tensors as tensors  # noqa: PLC0414 - this exporter's verb, in a file of its own
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

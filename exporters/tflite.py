@@ -12,6 +12,7 @@ from edgedistill.types import Artifact, Check, MacCount, Precision, Signature, S
 from ._common import conversion, example, opens, weighted_macs
 from ._qat_tflite import quantize_trained as quantize_trained  # noqa: PLC0414 - likewise
 from ._support_tflite import refusals as refusals  # noqa: PLC0414 - likewise
+from ._tensors_tflite import tensors as tensors  # noqa: PLC0414 - this exporter's verb, in a file of its own
 from ._tflite_metadata import embed as embed  # noqa: PLC0414 - this exporter's verb, in a file of its own
 from ._tflite_metadata import metadata as metadata  # noqa: PLC0414 - likewise
 from ._tflite_quantization import layers as layers  # noqa: PLC0414 - this exporter's verb, in a file of its own
