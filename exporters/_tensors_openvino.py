@@ -36,10 +36,11 @@ def _trace(path: str, runtime: str, inputs: str) -> list[TracedTensor]:
     for port, spec, array in zip(model.inputs, session.inputs, sample, strict=True):
         trace.keep(_key(port), [], TracedTensor(spec["name"], "input", "", array, origin=spec["name"]))
     inner = _inner(model)
+    ports = [port for node in inner for port in node.outputs()]
     names = {
-        _key(port): sorted(port.get_names()) for node in inner for port in node.outputs()
-    }  # before outputs get some
-    values = _values(core, model, [port for node in inner for port in node.outputs()], sample)
+        _key(port): sorted(port.get_names()) for port in ports
+    }  # asked before they are made outputs, which names them
+    values = _values(core, model, ports, sample)
     for node in inner:
         sources = [_key(port.get_source_output()) for port in node.inputs()]
         read = [port.get_source_output() for port in node.inputs()]

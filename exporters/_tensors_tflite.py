@@ -102,7 +102,8 @@ def _module(name: str) -> str:
     """
     paths = [part.split("/")[1:] for part in reversed(name.split(";")) if "/" in part]
     attributes = [step.rpartition(".")[2].partition("_")[2] for step in max(paths, key=len, default=[])]
-    return ".".join(filter(None, attributes)).removeprefix("module.").removesuffix("module")
+    inner = attributes[1:] if attributes[:1] == ["module"] else attributes  # of the wrapper that gives names
+    return ".".join(filter(None, inner))
 
 
 if __name__ == "__main__":

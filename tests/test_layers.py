@@ -153,6 +153,20 @@ def test_terms_of_a_sum_are_seen_before_the_sum_is_written_over_them(files: File
         np.testing.assert_allclose(np.maximum(left + right, 0), first.value, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("a.Named/b.Net_module/b.Block_one/torch.nn.Conv2d_wide;2", "one.wide"),
+        ("b.Net/b.Block_one/c.BatchNorm2d_norm;;b.Net/b.Block_one/c.Conv2d_deep;1", "one.deep"),
+        ("a.Named/b.Net_module;1", ""),
+        ("b.Net/c.Submodule_submodule;", "submodule"),
+        ("serving_default_output_output", ""),
+    ],
+)
+def test_the_module_in_a_tflite_name(name: str, module: str) -> None:
+    assert _tensors_tflite._module(name) == module
+
+
 @pytest.mark.parametrize("number", range(len(MODULES)))
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_the_spoilt_layer_is_named_against_its_own_format_and_every_other(
@@ -246,11 +260,11 @@ def test_an_8_bit_layer_of_spoilt_scales_is_named(integers: Integers, tmp_path: 
     assert first["layer"]["tensor"] == layers[number].name
 
 
+# OpenVINO's activations have ranges, no zero points; LiteRT's delegate refuses such a file itself
+@pytest.mark.parametrize("integers", ["onnxruntime", "tflite-runtime"], indirect=True)
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_a_spoilt_zero_point_of_activations_is_named(integers: Integers, tmp_path: Path, number: int) -> None:
     target = tmp_path / f"spoilt{integers.int8.suffix}"
-    if integers.runtime in ("openvino", "litert"):
-        pytest.skip("OpenVINO's activations have ranges, no zero points; LiteRT's delegate refuses such a file itself")
     if integers.runtime == "onnxruntime":
         pattern = r"[^.]+_zero_point"  # dots stand in the names of weights alone
         spoilt = faults.onnx_tensor(
