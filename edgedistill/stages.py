@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from edgedistill.data.splits import Data
     from edgedistill.distillation.jobs import Job
+    from edgedistill.distillation.qat import QatJob
     from edgedistill.quantizing import CandidateSamples
     from edgedistill.teachers.build import Teacher
     from edgedistill.watch import Watch
@@ -134,11 +135,13 @@ class Stages:
         from edgedistill.quantizing import choose
 
         students = [a for a in read_artifacts(exported) if a.model == "student"]
-        wanted = [Precision.parse(w) for w in self.recipe.export.precisions if w != "fp32"]
+        wanted = [Precision.parse(w) for w in self.recipe.export.precisions if w not in ("fp32", "int8-qat")]
         jobs = [(a, p) for a in students for p in wanted if p in load_exporter(a.format).PRECISIONS]
         for artifact, precision in ((a, p) for a in students for p in wanted if (a, p) not in jobs):
             self.watch.note(f"{artifact.format} has no {precision.short}: left in fp32")
-        samples = self._samples(load_data(data_stage), students[0].signature.inputs[0].name, out)
+        data = load_data(data_stage)
+        rows = self._validation_rows(data, self.recipe.quantize.validation_samples)
+        samples = self._samples(data, students[0].signature.inputs[0].name, out, rows)
         artifacts, candidates = [], []
         for number, (artifact, precision) in enumerate(jobs):
             folder = out / artifact.format
@@ -170,6 +173,8 @@ class Stages:
         }
         labels = np.asarray(data.eval_labels)
         teacher_right = correct(references["teacher"], labels)
+        if files.trained:
+            references["student-qat"] = np.load(files.retrained.path / "student-qat.eval_logits.npy", allow_pickle=False)
         artifacts = files.artifacts()
         inputs = out / ".inputs.npz"
         np.savez(inputs, **{artifacts[0].signature.inputs[0].name: data.eval_inputs})
@@ -177,9 +182,10 @@ class Stages:
         for subject in self._steps(subjects(artifacts), "check {0.artifact.id} in {0.runtime}", unpack=False):
             artifact = subject.artifact
             logits = compute(subject, inputs, out / f"{artifact.id}.{subject.runtime}.npz")
+            reference = artifact.producer.get("reference", artifact.model)
             parity = compare(
-                references[artifact.model], logits, artifact.precision, self.recipe.parity,
-                name=artifact.model, runtime=subject.runtime,
+                references[reference], logits, artifact.precision, self.recipe.parity,
+                name=reference, runtime=subject.runtime,
             )  # fmt: skip
             versus = paired_difference(correct(logits, labels), teacher_right)
             answers.append(
@@ -232,13 +238,15 @@ class Stages:
         ]
         if self.recipe.distill.baseline:
             models.append(model_json("student-labels-only", "baseline", distilled, student))
+        if files.trained:
+            models.append(model_json("student-qat", "student", files.retrained, student))
         report = build(
             name=self.recipe.name,
             seed=self.recipe.seed,
             device=load_device(self.recipe.benchmark.device).describe(self.recipe.benchmark.device),
             models=models,
             artifacts=[artifact_json(a, read_json(proved.path / "parity.json"), self.run.root) for a in artifacts],
-            choices=read_json(files.quantized.path / "candidates.json"),
+            choices=files.choices(),
             measurements=read_json(measured.path / "measurements.json"),
             eval_samples=len(data.eval_labels),
         )
@@ -315,7 +323,7 @@ class Stages:
 
         return Job(self.recipe, self.beside.resolve(), data_stage.path, teacher, out / RESUME)
 
-    def _train(self, work: Callable[..., Any], job: Job, keep_trained: Callable[..., None]) -> Any:
+    def _train(self, work: Callable[..., Any], job: Job | QatJob, keep_trained: Callable[..., None]) -> Any:
         """Do a job here, and in the other processes if the recipe or torchrun wants several; what it returns."""
         from edgedistill.distillation.distributed import share, together
 
@@ -333,16 +341,20 @@ class Stages:
             self.watch.step(text.format(*item) if unpack else text.format(item), number, len(items))
             yield item
 
-    def _samples(self, data: Data, name: str, out: Path) -> CandidateSamples:
-        """Calibration samples, and labelled training samples that are not among them."""
-        from edgedistill.quantizing import CandidateSamples
-        from edgedistill.tasks.classification import correct
-
+    def _validation_rows(self, data: Data, most: int) -> Array:
+        """Labelled training samples that are not among those of calibration, unless all are."""
         settings = self.recipe.quantize
         order = np.random.default_rng(self.recipe.seed).permutation(len(data.train_labels))
         rest = order if settings.calibration else order[settings.samples :]
         labelled = rest[np.asarray(data.train_labels)[rest] >= 0]
-        rows = np.sort((labelled if len(labelled) else order)[: settings.validation_samples])
+        rows: Array = np.sort((labelled if len(labelled) else order)[:most])
+        return rows
+
+    def _samples(self, data: Data, name: str, out: Path, rows: Array) -> CandidateSamples:
+        """Calibration samples, and some of the training split to judge with."""
+        from edgedistill.quantizing import CandidateSamples
+        from edgedistill.tasks.classification import correct
+
         labels = np.asarray(data.train_labels)[rows]
         validation = out / ".validation.npz"
         np.savez(validation, **{name: np.asarray(data.train_inputs[rows])})

@@ -27,19 +27,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Files:
-    """All artifacts of a run: those exported and those quantised from them."""
+    """All artifacts of a run: those exported, those quantised from them, those of the student trained with its rounding.
+
+    A trained file takes the place of the calibrated one of the same id.
+    """
 
     exported: Stage
     quantized: Stage
+    retrained: Stage
+    requantized: Stage
 
     @property
     def digests(self) -> list[str]:
-        """Of both stages."""
-        return [self.exported.digest, self.quantized.digest]
+        """Of all four stages."""
+        return [s.digest for s in (self.exported, self.quantized, self.retrained, self.requantized)]
+
+    @property
+    def trained(self) -> bool:
+        """Whether there is a student trained with its rounding."""
+        return bool(read_json(self.retrained.path / "plan.json")["use"])
 
     def artifacts(self) -> list[Artifact]:
         """The teacher's and the student's, fp32 first."""
-        return [*read_artifacts(self.exported), *read_artifacts(self.quantized)]
+        stages = (self.exported, self.quantized, self.requantized)
+        return list({artifact.id: artifact for stage in stages for artifact in read_artifacts(stage)}.values())
+
+    def choices(self) -> list[Json]:
+        """The candidates of every quantised artifact."""
+        rows = [row for s in (self.quantized, self.requantized) for row in read_json(s.path / "candidates.json")]
+        return list({row["artifact"]: row for row in rows}.values())
 
 
 def load_data(stage: Stage) -> Data:

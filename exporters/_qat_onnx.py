@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 def quantize_trained(
-    artifact: Artifact, trained: Sequence[TrainedRange], samples: Mapping[str, Array], out: Path
+    artifact: Artifact,
+    trained: Sequence[TrainedRange],
+    samples: Mapping[str, Array],
+    out: Path,
+    precision: Precision = Precision.INT8_QAT,
 ) -> Artifact:
     """Write an int8 copy of an fp32 file whose activations have the trained ranges.
 
@@ -31,6 +35,7 @@ def quantize_trained(
         trained: its trained tensors, probed with the first of the samples.
         samples: input name -> calibration samples.
         out: folder.
+        precision: what the file is called: INT8_STATIC where it stands in for a calibrated one.
 
     Raises:
         ModelError: onnxruntime's quantiser refuses the file.
@@ -43,7 +48,7 @@ def quantize_trained(
     from onnxruntime.quantization.registry import QDQRegistry
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    path = out / f"{artifact.model}-{Precision.INT8_QAT.short}.onnx"
+    path = out / f"{artifact.model}-{precision.short}.onnx"
     prepared = out / f".{artifact.model}-prepared.onnx"
     with conversion(artifact.id, "onnxruntime.quantization"):
         quant_pre_process(str(artifact.path), str(prepared))
@@ -60,9 +65,9 @@ def quantize_trained(
         path,
         model=artifact.model,
         fmt="onnx",
-        precision=Precision.INT8_QAT,
+        precision=precision,
         signature=artifact.signature,
-        producer={"parent": artifact.sha256, "trained_ranges": count},
+        producer={"parent": artifact.sha256, "scheme": "qat", "trained_ranges": count},
     )
 
 

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 
 def quantize_trained(
-    artifact: Artifact, trained: Sequence[TrainedRange], samples: Mapping[str, Array], out: Path
+    artifact: Artifact,
+    trained: Sequence[TrainedRange],
+    samples: Mapping[str, Array],
+    out: Path,
+    precision: Precision = Precision.INT8_QAT,
 ) -> Artifact:
     """Write an int8 copy of an fp32 file whose activations have the trained ranges.
 
@@ -31,6 +35,7 @@ def quantize_trained(
         trained: its trained tensors, probed with the first of the samples.
         samples: input name -> calibration samples.
         out: folder.
+        precision: what the file is called: INT8_STATIC where it stands in for a calibrated one.
 
     Raises:
         ModelError: ai-edge-quantizer refuses the file.
@@ -38,7 +43,7 @@ def quantize_trained(
     from ai_edge_quantizer import calibrator, quantizer, recipe
     from ai_edge_quantizer.utils import qsv_utils
 
-    path = out / f"{artifact.model}-{Precision.INT8_QAT.short}.tflite"
+    path = out / f"{artifact.model}-{precision.short}.tflite"
     names = _signature_inputs(artifact.path)
     taken = {spec.name: spec.dtype for spec in artifact.signature.inputs}
     rows = [values.astype(taken.get(name, values.dtype), copy=False) for name, values in samples.items()]
@@ -60,11 +65,11 @@ def quantize_trained(
         path,
         model=artifact.model,
         fmt="tflite",
-        precision=Precision.INT8_QAT,
+        precision=precision,
         signature=Signature(
             _as_int8(signature.inputs), _as_int8(signature.outputs), signature.normalization, signature.labels
         ),
-        producer={"parent": artifact.sha256, "trained_ranges": len(found.keys() & ranges.keys())},
+        producer={"parent": artifact.sha256, "scheme": "qat", "trained_ranges": len(found.keys() & ranges.keys())},
     )
 
 

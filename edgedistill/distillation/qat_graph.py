@@ -82,7 +82,29 @@ def graph_of(student: nn.Module, example: Tensor) -> fx.GraphModule:
     _fold_batch_norms(graph)
     _drop_unused_tensors(graph)
     graph.recompile()
+    _check_ends(graph.graph)
     return graph
+
+
+def _check_ends(graph: fx.Graph) -> None:
+    """Refuse what is not one float tensor in and one out.
+
+    Raises:
+        ModelError: the student has other ends.
+    """
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    (returned,) = (node.args[0] for node in graph.nodes if node.op == "output")
+    outputs = list(returned) if isinstance(returned, tuple | list) else [returned]
+    given = [node.meta["val"] for node in inputs]
+    floats = all(isinstance(value, Tensor) and value.is_floating_point() for value in given)
+    if len(inputs) != 1 or not floats or len(outputs) != 1 or not isinstance(outputs[0], fx.Node):
+        raise ModelError(
+            "quantisation-aware training takes students of one float input and one output",
+            where="quantize.qat",
+            expected="forward(samples) that returns one tensor",
+            got=f"{len(inputs)} inputs{'' if floats else ', not all of floats'}, {len(outputs)} outputs",
+            fix="set quantize.qat.when to never and drop int8-qat from export.precisions, or wrap the student",
+        )
 
 
 def operator_name(target: Any) -> str:
