@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from edgedistill.distillation.equalizing import equalize
 from edgedistill.distillation.fake_quant import LearnedRange, rounded_weights
 from edgedistill.distillation.jobs import cached_train, passes
 from edgedistill.distillation.qat_graph import WEIGHT_AXIS, Recording, graph_of, operator_name, shared_ranges
@@ -47,8 +48,8 @@ _VALUES = 4096
 class QuantizedStudent(nn.Module):
     """A student that computes with rounded weights and activations.
 
-    Batch norms are folded into the convolutions before them, as every converter does: what is trained is what is
-    written.
+    Batch norms are folded into the convolutions before them, as every converter does, and the ranges of channels are
+    equalised where that changes nothing else: what is trained is what is written.
 
     Args:
         student: a trained module, one tensor in, one out; it is left as it is.
@@ -65,6 +66,7 @@ class QuantizedStudent(nn.Module):
     def __init__(self, student: nn.Module, samples: Float[Tensor, "n ..."]) -> None:
         super().__init__()
         self.graph = graph_of(student, samples[:2])
+        equalize(self.graph, samples)
         self.shares = shared_ranges(self.graph.graph)
         points = sorted(set(self.shares.values()))
         self.ranges = nn.ModuleDict({point: LearnedRange() for point in points})
