@@ -14,8 +14,8 @@ class Export(Section):
 
     formats: list[str] = Field(default=["onnx", "tflite", "openvino"], min_length=1)
     """Exporters by name (`edgedistill plugins`)."""
-    precisions: list[Literal["fp32", "fp16", "int8", "int8-qat", "int8-dynamic", "int8-weights", "int4-weights"]] = Field(
-        default=["fp32", "int8"], min_length=1
+    precisions: list[Literal["fp32", "fp16", "int8", "int8-qat", "int8-dynamic", "int8-weights", "int4-weights"]] = (
+        Field(default=["fp32", "int8"], min_length=1)
     )
     """fp32 is always written, since parity and the others start from it; `int8` is static, per channel; `int8-qat` is the
     same from a student trained on with its rounding (`quantize.qat`), in files of its own. A format that has no such

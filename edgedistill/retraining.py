@@ -10,6 +10,7 @@ import numpy as np
 
 from edgedistill.benchmarking import measure, ratio_of
 from edgedistill.comparing import compute, subjects
+from edgedistill.errors import ModelError
 from edgedistill.plugins import load_exporter
 from edgedistill.runs import require_space
 from edgedistill.stages import Stages
@@ -88,18 +89,21 @@ def _trains(fmt: str) -> bool:
 class Retraining(Stages):
     """The stages of a run, with those of quantisation-aware training."""
 
-    def retrain(
-        self, data_stage: Stage, teacher: Stage, distilled: Stage, cache: Stage, need: Need, out: Path
-    ) -> None:
-        """The student, trained on with its rounding, if that is needed; its outputs over the evaluation split."""
-        write_json({"use": bool(need)}, out / "plan.json")
-        if not need:
+    def retrain(self, data_stage: Stage, teacher: Stage, distilled: Stage, cache: Stage, need: Need, out: Path) -> None:
+        """The student, trained on with its rounding, if that is needed; its outputs over the evaluation split.
+
+        Where nobody asked for it, a student that it cannot take is no error: the calibrated files ship.
+        """
+        data = load_data(data_stage)
+        refused = self._refusal(data, distilled, need) if need else ""
+        use = bool(need) and not refused
+        write_json({"use": use, "refused": refused}, out / "plan.json")
+        if not use:
             return
         from edgedistill.distillation.qat import QatJob, qat_settings, train_quantized
 
         for artifact, reason in need.rivals.items():
             self.watch.note(f"{artifact}: {reason}; the student is trained on with its rounding")
-        data = load_data(data_stage)
         kept = cache.path if read_json(cache.path / "plan.json")["use"] else None
         work = QatJob(
             replace(self._job(data_stage, teacher.path, out), cache=kept),
@@ -113,9 +117,12 @@ class Retraining(Stages):
     ) -> None:
         """Files with the trained ranges: beside the calibrated ones, or in the place of those that they beat."""
         found: list[_Outcome] = []
-        if need:
+        choices = {c["artifact"]: c for c in read_json(files[1].path / "candidates.json")}
+        plan = read_json(retrained.path / "plan.json")
+        if plan["refused"]:
+            found = [_Outcome(None, {**choices[rival], "untrained": plan["refused"]}) for rival in need.rivals]
+        if plan["use"]:
             exported, quantized = ({a.id: a for a in read_artifacts(stage)} for stage in files)
-            choices = {c["artifact"]: c for c in read_json(files[1].path / "candidates.json")}
             bases = [a for a in exported.values() if a.model == "student"]
             wanted = [a for a in bases if _trains(a.format) and (need.own or _static(a) in need.rivals)]
             for artifact in (a for a in bases if not _trains(a.format)):
@@ -130,6 +137,22 @@ class Retraining(Stages):
             samples.validation.unlink()
         write_json([one.choice for one in found], out / "candidates.json")
         write_artifacts([one.artifact for one in found if one.artifact is not None], out, self.origin(quantized=True))
+
+    def _refusal(self, data: Any, distilled: Stage, need: Need) -> str:
+        """Why the student cannot be trained so, where nobody asked for it."""
+        import torch
+
+        from edgedistill.distillation.qat_graph import graph_of
+
+        if need.own or self.recipe.quantize.qat.when == "always":
+            return ""
+        student = self._restored(self.recipe.student, data, distilled.path / "student.safetensors")
+        try:
+            graph_of(student, torch.from_numpy(np.array(self._calibration(data)[:2])))
+        except ModelError as error:
+            self.watch.note(f"quantisation-aware training is needed and not possible: {error.message}")
+            return error.message
+        return ""
 
     def _judging(self, data: Any) -> Array:
         """Rows that judge trained files: some of those that judge calibrated ones, and not learned in the training."""
@@ -183,7 +206,8 @@ class Retraining(Stages):
         row: Json = {
             "scheme": _SCHEME, "keep_float": [], "quality": own, "quality_fp32": fp32,
             "quality_calibrated": calibrated[0] if calibrated else None, "drop": fp32 - own, "n": samples.count,
-            "size_bytes": trained.size_bytes, "latency_ratio_to_fp32": None, "latency_ratio_rounds": [], "state": "shipped",
+            "size_bytes": trained.size_bytes, "latency_ratio_to_fp32": None, "latency_ratio_rounds": [],
+            "state": "shipped",
         }  # fmt: skip
         met = fp32 - own <= margin
         if rival is None:
@@ -213,9 +237,7 @@ class _Outcome:
     choice: Json
 
 
-def _better(
-    qualities: tuple[float, float], fits: tuple[bool, bool], rounds: list[list[float]]
-) -> tuple[bool, str]:
+def _better(qualities: tuple[float, float], fits: tuple[bool, bool], rounds: list[list[float]]) -> tuple[bool, str]:
     """Whether the first of two files is better than the second, and what the worse one lacks.
 
     Within the margin first; of two within it the faster one in every round; else the quality.
@@ -230,7 +252,9 @@ def _better(
     return qualities[0] > qualities[1], "lower quality" if all(fits) else "loses too much"
 
 
-def _replaced(rival: tuple[Artifact, Json], trained: Artifact, row: Json, why: str, *, ships: bool, met: bool) -> _Outcome:
+def _replaced(
+    rival: tuple[Artifact, Json], trained: Artifact, row: Json, why: str, *, ships: bool, met: bool
+) -> _Outcome:
     """The calibrated file's candidates with the trained one among them."""
     _, choice = rival
     if not ships:

@@ -174,7 +174,9 @@ class Stages:
         labels = np.asarray(data.eval_labels)
         teacher_right = correct(references["teacher"], labels)
         if files.trained:
-            references["student-qat"] = np.load(files.retrained.path / "student-qat.eval_logits.npy", allow_pickle=False)
+            references["student-qat"] = np.load(
+                files.retrained.path / "student-qat.eval_logits.npy", allow_pickle=False
+            )
         artifacts = files.artifacts()
         inputs = out / ".inputs.npz"
         np.savez(inputs, **{artifacts[0].signature.inputs[0].name: data.eval_inputs})

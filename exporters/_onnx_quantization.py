@@ -34,7 +34,7 @@ def layers(artifact: Artifact) -> list[str]:
     """Layers with weights (and matrix products) that `Scheme.keep_float` may name, in the order of the graph."""
     import onnx
 
-    with _prepared(artifact, artifact.path.parent) as path:
+    with prepared_copy(artifact, artifact.path.parent) as path:
         return [node.name for node in onnx.load(str(path)).graph.node if node.op_type in _LAYERS]
 
 
@@ -69,7 +69,7 @@ def _static(artifact: Artifact, calibration: Mapping[str, Array], path: Path, ch
     from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
     symmetric = bool(chosen.options["symmetric"])
-    with _prepared(artifact, path.parent) as prepared:
+    with prepared_copy(artifact, path.parent) as prepared:
         ranges = _ranges(prepared, chosen.options["method"], calibration)
         tool = QDQQuantizer(
             load_model_with_shape_infer(prepared), True, False, QuantType.QInt8,
@@ -81,13 +81,16 @@ def _static(artifact: Artifact, calibration: Mapping[str, Array], path: Path, ch
 
 
 @contextmanager
-def _prepared(artifact: Artifact, folder: Path) -> Iterator[Path]:
+def prepared_copy(artifact: Artifact, folder: Path) -> Iterator[Path]:
     """A copy with shapes inferred and constants folded, as long as it is needed."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     path = folder / f".{artifact.model}-prepared.onnx"
     try:
-        quant_pre_process(str(artifact.path), str(path))
+        try:
+            quant_pre_process(str(artifact.path), str(path))
+        except Exception:  # noqa: BLE001 - a bare Exception: sizes that are computed, as those of an upsampling
+            quant_pre_process(str(artifact.path), str(path), skip_symbolic_shape=True)
         yield path
     finally:
         path.unlink(missing_ok=True)

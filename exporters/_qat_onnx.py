@@ -9,6 +9,7 @@ import numpy as np
 from edgedistill.types import Array, Artifact, Precision
 
 from ._common import conversion
+from ._onnx_quantization import prepared_copy
 from ._qat_match import trained_ends
 
 if TYPE_CHECKING:
@@ -46,12 +47,9 @@ def quantize_trained(
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
     from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
     from onnxruntime.quantization.registry import QDQRegistry
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     path = out / f"{artifact.model}-{precision.short}.onnx"
-    prepared = out / f".{artifact.model}-prepared.onnx"
-    with conversion(artifact.id, "onnxruntime.quantization"):
-        quant_pre_process(str(artifact.path), str(prepared))
+    with conversion(artifact.id, "onnxruntime.quantization"), prepared_copy(artifact, out) as prepared:
         ends, count = _ends(onnx.load(str(prepared)), trained, samples)
         ranges: Any = {n: (np.array(low, np.float32), np.array(high, np.float32)) for n, (low, high) in ends.items()}
         tool = QDQQuantizer(
@@ -60,7 +58,6 @@ def quantize_trained(
         )  # fmt: skip
         tool.quantize_model()
         tool.model.save_model_to_file(str(path))  # sorts the nodes
-    prepared.unlink()
     return Artifact.of_files(
         path,
         model=artifact.model,

@@ -11,7 +11,7 @@ G. Xiao et al., "SmoothQuant", ICML 2023 (the largest activation against the lar
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -25,7 +25,8 @@ _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 _WEIGHTED = _CONVOLUTIONS | {"linear"}
 _SCALE_FREE = {
     "relu", "leaky_relu", "max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d",
-    "adaptive_avg_pool2d", "adaptive_max_pool2d", "mean", "clone", "detach", "alias", "view", "reshape", "flatten", "squeeze",
+    "adaptive_avg_pool2d", "adaptive_max_pool2d", "mean", "clone", "detach", "alias", "view", "reshape", "flatten",
+    "squeeze",
 }  # fmt: skip
 """f(s x) = s f(x) for s > 0, channel by channel, as long as axis 1 stays the channels."""
 _MOST = 1e3
@@ -117,9 +118,8 @@ def _balance(graph: fx.GraphModule, pair: _Pair, activations: Float[Tensor, " ch
 def _groups(node: fx.Node) -> int:
     """Of a convolution: input, weights, bias, stride, padding, dilation, groups."""
     place = 6
-    if node_name(node) == "linear" or len(node.args) <= place:
-        return int(node.kwargs.get("groups", 1) or 1)  # type: ignore[call-overload]  # fx arguments are of any kind
-    return int(node.args[place])  # type: ignore[arg-type]  # likewise
+    given: Any = node.args[place] if len(node.args) > place else 1
+    return int(given)
 
 
 def _parameter(graph: fx.GraphModule, argument: object) -> nn.Parameter:

@@ -25,6 +25,8 @@ def with_choice(artifact: Json, choices: list[Json]) -> Json:
             f"(n = {shipped['n']} validation samples)"
         )
     notes += [_trained(row, ships=row is shipped) for row in choice["candidates"] if row["scheme"] == "qat"]
+    if choice.get("untrained"):
+        notes.append(f"quantisation-aware training is needed and not possible: {choice['untrained']}")
     return {**artifact, "candidates": choice["candidates"], "within_margin": choice["met"], "notes": notes}
 
 
