@@ -217,7 +217,7 @@ class Retraining(Stages):
         if rounds:
             row |= {"latency_ratio_rounds": rounds[1], "latency_ratio_to_fp32": float(np.median(rounds[1]))}
         better, why = _better((own, calibrated[0]), (met, fits), rounds)
-        return _replaced(rival, trained, row, why, ships=better, met=met)
+        return _replaced(rival[1], trained, row, why, ships=better, met=met)
 
     def _rounds(self, base: Artifact, calibrated: Artifact, trained: Artifact) -> list[list[float]]:
         """Latency over fp32's in interleaved rounds: of the calibrated file, and of the trained one."""
@@ -252,11 +252,8 @@ def _better(qualities: tuple[float, float], fits: tuple[bool, bool], rounds: lis
     return qualities[0] > qualities[1], "lower quality" if all(fits) else "loses too much"
 
 
-def _replaced(
-    rival: tuple[Artifact, Json], trained: Artifact, row: Json, why: str, *, ships: bool, met: bool
-) -> _Outcome:
+def _replaced(choice: Json, trained: Artifact, row: Json, why: str, *, ships: bool, met: bool) -> _Outcome:
     """The calibrated file's candidates with the trained one among them."""
-    _, choice = rival
     if not ships:
         return _Outcome(None, {**choice, "candidates": [*choice["candidates"], {**row, "state": why}]})
     rows = [{**r, "state": why} if r["state"] == "shipped" else r for r in choice["candidates"]]

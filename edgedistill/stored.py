@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Files:
-    """All artifacts of a run: those exported, those quantised from them, those of the student trained with its rounding.
+    """All artifacts of a run: exported, quantised from these, made of the student that was trained with its rounding.
 
     A trained file takes the place of the calibrated one of the same id.
     """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from edgedistill.types import Array, Artifact, Precision, Scheme
@@ -85,12 +86,13 @@ def prepared_copy(artifact: Artifact, folder: Path) -> Iterator[Path]:
     """A copy with shapes inferred and constants folded, as long as it is needed."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    path = folder / f".{artifact.model}-prepared.onnx"
+    source, path = str(artifact.path.resolve()), folder.resolve() / f".{artifact.model}-prepared.onnx"
     try:
-        try:
-            quant_pre_process(str(artifact.path), str(path))
-        except Exception:  # noqa: BLE001 - a bare Exception: sizes that are computed, as those of an upsampling
-            quant_pre_process(str(artifact.path), str(path), skip_symbolic_shape=True)
+        with TemporaryDirectory() as scratch, chdir(scratch):  # what it cannot infer is written where we stand
+            try:
+                quant_pre_process(source, str(path))
+            except Exception:  # noqa: BLE001 - a bare Exception: sizes that are computed, as those of an upsampling
+                quant_pre_process(source, str(path), skip_symbolic_shape=True)
         yield path
     finally:
         path.unlink(missing_ok=True)

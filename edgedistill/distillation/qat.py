@@ -53,7 +53,7 @@ class QuantizedStudent(nn.Module):
 
     Args:
         student: a trained module, one tensor in, one out; it is left as it is.
-        samples: calibration samples, at least two, model-ready.
+        samples: calibration samples, model-ready.
 
     Attributes:
         graph: the same student without rounding, its weights being trained here: what exporters take.
@@ -65,7 +65,7 @@ class QuantizedStudent(nn.Module):
 
     def __init__(self, student: nn.Module, samples: Float[Tensor, "n ..."]) -> None:
         super().__init__()
-        self.graph = graph_of(student, samples[:2])
+        self.graph = graph_of(student, torch.cat([samples, samples])[:_PROBES])
         equalize(self.graph, samples)
         self.shares = shared_ranges(self.graph.graph)
         points = sorted(set(self.shares.values()))
