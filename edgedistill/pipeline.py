@@ -160,6 +160,7 @@ class _Path:
             assistants=do.assistant_keys(), cache=cache.digest,
         )  # fmt: skip
         exporting: Json = {"data": data.digest, "formats": recipe.export.formats, "tools": do.tools()}
+        exporting["fold"] = recipe.export.fold
         exported = self._stage(
             "export", lambda out: do.export(data, teacher, distilled, out), **exporting,
             teacher=teacher.digest, student=distilled.digest, models=models, origin=asdict(do.origin(quantized=False)),
@@ -186,6 +187,7 @@ class _Path:
         )  # fmt: skip
         files = Files(exported, quantized, retrained, requantized)
         runs: Json = {"data": data.digest, "files": files.digests, "runtimes": do.runtimes()}
+        runs["fold"] = recipe.export.fold
         proved = self._stage(
             "parity", lambda out: do.parity(data, teacher, distilled, files, out), **runs,
             teacher=teacher.digest, student=distilled.digest, parity=recipe.parity,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from edgedistill.recipe_terms import Positive, Section
 
@@ -20,8 +20,18 @@ class Export(Section):
     """fp32 is always written, since parity and the others start from it; `int8` is static, per channel; `int8-qat` is the
     same from a student trained on with its rounding (`quantize.qat`), in files of its own. A format that has no such
     precision is left as it is (`edgedistill plugins` lists them)."""
+    fold: list[Literal["normalization", "softmax", "argmax"]] = Field(default_factory=list)
+    """Put into the graph: `normalization` (files take raw samples), and `softmax` (they give probabilities) or `argmax`
+    (they give class numbers). Of the teacher's files too."""
     licence: str = Field(default="", pattern=r"^[\w.+() -]*$")
     """Under which the files are given away, an SPDX name; it stands inside them."""
+
+    @field_validator("fold")
+    @classmethod
+    def _one_end(cls, fold: list[str]) -> list[str]:
+        if len(set(fold)) < len(fold) or {"softmax", "argmax"} <= set(fold):
+            raise ValueError("say each word once, and one of softmax and argmax: argmax chooses the same class")
+        return fold
 
 
 class Qat(Section):

@@ -20,6 +20,7 @@ from edgedistill.types import Array, Json, Precision
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgedistill.data.splits import Data
     from edgedistill.distillation.qat import QuantizedStudent
     from edgedistill.quantizing import CandidateSamples
     from edgedistill.recipe import Recipe
@@ -131,14 +132,14 @@ class Retraining(Stages):
             samples = self._samples(data, bases[0].signature.inputs[0].name, out, self._judging(data))
             student = self._rounded(data, distilled, retrained)
             for artifact in self._steps(wanted, "write {0.id} with trained ranges", unpack=False):
-                trained = self._written(artifact, student, samples, out, own=need.own)
+                trained = self._written(artifact, data, student, samples, out, own=need.own)
                 rival = None if need.own else (quantized[_static(artifact)], choices[_static(artifact)])
                 found.append(self._judged(artifact, trained, rival, samples, out))
             samples.validation.unlink()
         write_json([one.choice for one in found], out / "candidates.json")
         write_artifacts([one.artifact for one in found if one.artifact is not None], out, self.origin(quantized=True))
 
-    def _refusal(self, data: Any, distilled: Stage, need: Need) -> str:
+    def _refusal(self, data: Data, distilled: Stage, need: Need) -> str:
         """Why the student cannot be trained so, where nobody asked for it."""
         import torch
 
@@ -154,12 +155,12 @@ class Retraining(Stages):
             return error.message
         return ""
 
-    def _judging(self, data: Any) -> Array:
+    def _judging(self, data: Data) -> Array:
         """Rows that judge trained files: some of those that judge calibrated ones, and not learned in the training."""
         most = max(1, len(data.train_labels) // _LARGEST_SHARE)
         return self._validation_rows(data, min(self.recipe.quantize.validation_samples, most))
 
-    def _rounded(self, data: Any, distilled: Stage, retrained: Stage) -> tuple[QuantizedStudent, list[TrainedRange]]:
+    def _rounded(self, data: Data, distilled: Stage, retrained: Stage) -> tuple[QuantizedStudent, list[TrainedRange]]:
         import torch
 
         from edgedistill.distillation.qat import restored
@@ -172,17 +173,21 @@ class Retraining(Stages):
             return trained, trained.trained_ranges(samples)
 
     def _written(
-        self, base: Artifact, student: tuple[QuantizedStudent, list[TrainedRange]], samples: CandidateSamples,
-        out: Path, *, own: bool,
+        self, base: Artifact, data: Data, student: tuple[QuantizedStudent, list[TrainedRange]],
+        samples: CandidateSamples, out: Path, *, own: bool,
     ) -> Artifact:  # fmt: skip
         """A file of one format, by way of an fp32 file of the same weights."""
+        from edgedistill.students.folding import Folded
+
         exporter: Any = load_exporter(base.format)
         folder, scratch = out / base.format, out / f".{base.format}"
         for place in (folder, scratch):
             place.mkdir()
         require_space(out, 4 * base.size_bytes)
         module, ranges = student
-        plain = exporter.export(module.graph, base.model, base.signature, scratch)
+        folds = self.recipe.export.fold
+        graph = Folded(module.graph, data.normalization, folds).eval() if folds else module.graph
+        plain = exporter.export(graph, base.model, base.signature, scratch)
         precision = Precision.INT8_QAT if own else Precision.INT8_STATIC
         made: Artifact = exporter.quantize_trained(plain, ranges, samples.calibration, folder, precision)
         shutil.rmtree(scratch)

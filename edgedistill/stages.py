@@ -31,7 +31,7 @@ from edgedistill.stored import (
     write_artifacts,
     write_json,
 )
-from edgedistill.types import Array, Json, Precision
+from edgedistill.types import Array, Json, Precision, Signature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,7 +108,7 @@ class Stages:
 
     def export(self, data_stage: Stage, teacher: Stage, distilled: Stage, out: Path) -> None:
         """fp32, every format: the student, and the teacher beside it."""
-        from edgedistill.students.build import signature
+        from edgedistill.students.folding import Folded
         from edgedistill.teachers.build import black_boxes
 
         data = load_data(data_stage)
@@ -119,6 +119,10 @@ class Stages:
         models = ({} if hidden else {"teacher": taught_by}) | {
             "student": self._restored(self.recipe.student, data, distilled.path / "student.safetensors"),
         }
+        signature = self._signature(data, distilled)
+        folds = self.recipe.export.fold
+        if folds:
+            models = {name: Folded(module, data.normalization, folds).eval() for name, module in models.items()}
         artifacts = []
         for name, module, fmt in self._steps(
             [(n, m, f) for n, m in models.items() for f in self.recipe.export.formats], "export {0} to {2}"
@@ -127,7 +131,7 @@ class Stages:
             folder.mkdir(exist_ok=True)
             weights = sum(tensor.nbytes for tensor in module.state_dict().values())
             require_space(out, 2 * weights + _MARGIN_BYTES)
-            artifacts.append(load_exporter(fmt).export(module, name, signature(data), folder))
+            artifacts.append(load_exporter(fmt).export(module, name, signature, folder))
         write_artifacts(artifacts, out, self.origin(quantized=False))
 
     def quantize(self, data_stage: Stage, exported: Stage, out: Path) -> None:
@@ -164,6 +168,7 @@ class Stages:
         from edgedistill.comparing import compute, subjects
         from edgedistill.parity import compare
         from edgedistill.statistics import paired_difference
+        from edgedistill.students.folding import given_by
         from edgedistill.tasks.classification import correct, quality
 
         data = load_data(data_stage)
@@ -174,12 +179,12 @@ class Stages:
         labels = np.asarray(data.eval_labels)
         teacher_right = correct(references["teacher"], labels)
         if files.trained:
-            references["student-qat"] = np.load(
-                files.retrained.path / "student-qat.eval_logits.npy", allow_pickle=False
-            )
+            kept = files.retrained.path / "student-qat.eval_logits.npy"
+            references["student-qat"] = np.load(kept, allow_pickle=False)
+        references = {name: given_by(self.recipe.export.fold, logits) for name, logits in references.items()}
         artifacts = files.artifacts()
         inputs = out / ".inputs.npz"
-        np.savez(inputs, **{artifacts[0].signature.inputs[0].name: data.eval_inputs})
+        np.savez(inputs, **{artifacts[0].signature.inputs[0].name: self._fed(data, data.eval_inputs)})
         answers = []
         for subject in self._steps(subjects(artifacts), "check {0.artifact.id} in {0.runtime}", unpack=False):
             artifact = subject.artifact
@@ -214,7 +219,8 @@ class Stages:
 
         artifacts = files.artifacts()
         inputs = out / ".inputs.npz"
-        np.savez(inputs, **{artifacts[0].signature.inputs[0].name: load_data(data_stage).eval_inputs[:32]})
+        data = load_data(data_stage)
+        np.savez(inputs, **{artifacts[0].signature.inputs[0].name: self._fed(data, data.eval_inputs[:32])})
         found = subjects(artifacts)
         samples: Samples = {}
         measurements = measure(
@@ -271,14 +277,17 @@ class Stages:
 
     def bundle(self, data_stage: Stage, distilled: Stage, files: Files, report: Json, out: Path) -> None:
         """The release. One that failed its gate is written too, marked `release: false`."""
+        from edgedistill.students.folding import given_by
+
         data = load_data(data_stage)
-        artifacts = files.artifacts()
+        artifacts = [a for a in files.artifacts() if a.model == "student"]
+        logits = np.load(distilled.path / "student.eval_logits.npy", allow_pickle=False)[: release.EXAMPLES]
         release.write(
-            [a for a in artifacts if a.model == "student"],
+            artifacts,
             report,
-            data.normalization,
-            np.asarray(data.eval_inputs[: release.EXAMPLES]),
-            np.load(distilled.path / "student.eval_logits.npy", allow_pickle=False)[: release.EXAMPLES],
+            artifacts[0].signature.normalization,
+            self._fed(data, data.eval_inputs[: release.EXAMPLES]),
+            given_by(self.recipe.export.fold, logits),
             out,
         )
 
@@ -343,6 +352,22 @@ class Stages:
             self.watch.step(text.format(*item) if unpack else text.format(item), number, len(items))
             yield item
 
+    def _signature(self, data: Data, distilled: Stage) -> Signature:
+        """Of the files: what the recipe folds into their graphs is no longer the application's."""
+        from edgedistill.students.build import signature
+        from edgedistill.students.folding import folded_signature
+
+        if not self.recipe.export.fold:
+            return signature(data)
+        logits = np.load(distilled.path / "student.eval_logits.npy", allow_pickle=False)
+        return folded_signature(signature(data), self.recipe.export.fold, logits, "export.fold")
+
+    def _fed(self, data: Data, samples: Array) -> Array:
+        """What the files take for these model-ready samples."""
+        from edgedistill.students.folding import taken_by
+
+        return taken_by(self.recipe.export.fold, data.normalization, samples)
+
     def _validation_rows(self, data: Data, most: int) -> Array:
         """Labelled training samples that are not among those of calibration, unless all are."""
         settings = self.recipe.quantize
@@ -359,8 +384,8 @@ class Stages:
 
         labels = np.asarray(data.train_labels)[rows]
         validation = out / ".validation.npz"
-        np.savez(validation, **{name: np.asarray(data.train_inputs[rows])})
-        calibration = {name: self._calibration(data)}
+        np.savez(validation, **{name: self._fed(data, data.train_inputs[rows])})
+        calibration = {name: self._fed(data, self._calibration(data))}
         return CandidateSamples(
             calibration, validation, len(rows), lambda logits: float(np.mean(correct(logits, labels)))
         )
