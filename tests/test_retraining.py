@@ -11,7 +11,7 @@ import pytest
 from edgedistill.errors import RecipeError
 from edgedistill.recipe import Recipe, load_recipe
 from edgedistill.report.recommending import with_choice
-from edgedistill.retraining import _better, needed
+from edgedistill.retraining import Retraining, _better, needed
 from edgedistill.runs import Stage
 from tests.conftest import ROOT, documents, edgedistill, kill_in, states
 
@@ -78,7 +78,6 @@ def test_what_judges_the_files_was_not_learned(trained: Finished, wide: Path) ->
     """The held-out rows are those that the calibrated candidates were judged with, and no others are."""
     import numpy as np
 
-    from edgedistill.pipeline import Retraining
     from edgedistill.runs import open_run
     from edgedistill.stored import load_data
     from edgedistill.watch import Silent

@@ -31,6 +31,7 @@ _SCALE_FREE = {
 """f(s x) = s f(x) for s > 0, channel by channel, as long as axis 1 stays the channels."""
 _MOST = 1e3
 """Largest scale against the middle one: a channel that is nearly dead is no measure."""
+_TINY = 1e-12
 _BATCH = 16
 
 
@@ -94,16 +95,18 @@ def _owns_weights(node: fx.Node) -> bool:
 def _balance(graph: fx.GraphModule, pair: _Pair, activations: Float[Tensor, " channels"]) -> None:
     """Scale channels between two layers.
 
-    By the root of activation over weight; where the second layer is depthwise, each of its channels has weights of
-    its own range, and activations alone count.
+    By the root of activation over weight, the weights relative to the largest of their output channel; where the second
+    layer is depthwise, each of its channels has weights of its own range, and activations alone count.
     """
     weights, groups = _parameter(graph, pair.second.args[1]), _groups(pair.second)
     columns = len(activations) // groups  # input channels that one output channel reads
-    by_input = weights.reshape(groups, -1, columns, *weights.shape[2:]).transpose(1, 2).flatten(2).abs().amax(2)
-    alive = (activations > 0) & (by_input.flatten() > 0)
+    own_range = weights.abs().flatten(1).amax(1).clamp(min=_TINY).reshape(-1, *[1] * (weights.ndim - 1))
+    grouped = (weights / own_range).reshape(groups, -1, columns, *weights.shape[2:])
+    by_input = grouped.transpose(1, 2).flatten(2).abs().amax(2).flatten()
+    alive = (activations > 0) & (by_input > 0)
     if not alive.any():
         return
-    ratio = activations if columns == 1 else (activations / by_input.flatten().clamp(min=1e-12)).sqrt()
+    ratio = activations if columns == 1 else (activations / by_input.clamp(min=_TINY)).sqrt()
     scales = torch.where(alive, ratio, torch.ones_like(ratio))
     middle = scales[alive].median()
     scales = torch.where(alive, (scales / middle).clamp(1 / _MOST, _MOST), torch.ones_like(scales))
@@ -111,8 +114,8 @@ def _balance(graph: fx.GraphModule, pair: _Pair, activations: Float[Tensor, " ch
     before.div_(scales.reshape(-1, *[1] * (before.ndim - 1)))
     if len(pair.first.args) > 2 and pair.first.args[2] is not None:  # noqa: PLR2004 - input, weights, bias
         _parameter(graph, pair.first.args[2]).div_(scales)
-    grouped = weights.reshape(groups, -1, columns, *weights.shape[2:])
-    grouped.mul_(scales.reshape(groups, 1, columns, *[1] * (weights.ndim - 2)))
+    own = weights.view(groups, -1, columns, *weights.shape[2:])
+    own.mul_(scales.reshape(groups, 1, columns, *[1] * (weights.ndim - 2)))
 
 
 def _groups(node: fx.Node) -> int:
