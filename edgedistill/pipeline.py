@@ -199,7 +199,7 @@ class _Path:
         )  # fmt: skip
         reported = self._stage(
             "report", lambda out: do.report(data, teacher, student, distilled, files, proved, measured, out),
-            models=[teacher.digest, student.digest, distilled.digest], parity=proved.digest,
+            models=[teacher.digest, student.digest, distilled.digest], files=files.digests, parity=proved.digest,
             measured=measured.digest, recipe=recipe.model_dump(mode="json", exclude={"gate"}),
         )  # fmt: skip
         policy = hashlib.sha256(canonical(recipe.gate).encode()).hexdigest()

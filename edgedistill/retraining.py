@@ -189,7 +189,9 @@ class Retraining(Stages):
         graph = Folded(module.graph, data.normalization, folds).eval() if folds else module.graph
         plain = exporter.export(graph, base.model, base.signature, scratch)
         precision = Precision.INT8_QAT if own else Precision.INT8_STATIC
-        made: Artifact = exporter.quantize_trained(plain, ranges, samples.calibration, folder, precision)
+        made: Artifact = exporter.quantize_trained(
+            plain, ranges, samples.calibration, folder, precision, float_ends=not self.recipe.quantize.integer_ends
+        )
         shutil.rmtree(scratch)
         return replace(made, producer={**made.producer, "parent": base.sha256, "reference": TRAINED})
 
@@ -222,6 +224,9 @@ class Retraining(Stages):
         if rounds:
             row |= {"latency_ratio_rounds": rounds[1], "latency_ratio_to_fp32": float(np.median(rounds[1]))}
         better, why = _better((own, calibrated[0]), (met, fits), rounds)
+        if not better:
+            for file in trained.files:
+                file.unlink()
         return _replaced(rival[1], trained, row, why, ships=better, met=met)
 
     def _rounds(self, base: Artifact, calibrated: Artifact, trained: Artifact) -> list[list[float]]:

@@ -25,6 +25,8 @@ def quantize_trained(
     samples: Mapping[str, Array],
     out: Path,
     precision: Precision = Precision.INT8_QAT,
+    *,
+    float_ends: bool = False,  # noqa: ARG001 - TFLite's
 ) -> Artifact:
     """Write an int8 copy of an fp32 file whose activations have the trained ranges.
 
@@ -37,6 +39,7 @@ def quantize_trained(
         samples: input name -> calibration samples.
         out: folder.
         precision: what the file is called: INT8_STATIC where it stands in for a calibrated one.
+        float_ends: whether inputs and outputs of a TFLite file are float.
 
     Raises:
         ModelError: onnxruntime's quantiser refuses the file.

@@ -65,7 +65,7 @@ class QuantizedStudent(nn.Module):
 
     def __init__(self, student: nn.Module, samples: Float[Tensor, "n ..."]) -> None:
         super().__init__()
-        self.graph = graph_of(student, torch.cat([samples, samples])[:_PROBES])
+        self.graph = graph_of(student, samples)
         equalize(self.graph, samples)
         self.shares = shared_ranges(self.graph.graph)
         points = sorted(set(self.shares.values()))

@@ -56,7 +56,7 @@ def graph_of(student: nn.Module, example: Tensor) -> fx.GraphModule:
 
     Args:
         student: one tensor in, one out; left as it is.
-        example: at least two samples.
+        example: some samples.
 
     Raises:
         ModelError: torch.export refuses the student.
@@ -64,7 +64,8 @@ def graph_of(student: nn.Module, example: Tensor) -> fx.GraphModule:
     batch = torch.export.Dim("batch", min=1, max=1024)
     was_training = student.training
     try:
-        program = torch.export.export(student.eval(), (example,), dynamic_shapes=({0: batch},))
+        several = torch.cat([example, example])[:2]  # a batch of one would be taken for a constant
+        program = torch.export.export(student.eval(), (several,), dynamic_shapes=({0: batch},))
         module: Any = program.run_decompositions({}).module(check_guards=False)
     except Exception as error:
         raise ModelError(
