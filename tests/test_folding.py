@@ -71,7 +71,9 @@ def computed(document: Json, root: Path) -> dict[tuple[str, str], Array]:
     return found
 
 
-@pytest.mark.parametrize("fmt", ["onnx", "openvino", "ncnn", pytest.param("tflite", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "fmt", ["onnx", "ncnn", *(pytest.param(f, marks=pytest.mark.slow) for f in ("openvino", "tflite"))]
+)
 def test_a_folded_file_on_raw_samples_is_the_plain_model_on_normalised_ones(fmt: str, tmp_path: Path) -> None:
     net = model()
     with torch.no_grad():
@@ -187,7 +189,9 @@ def test_recipes_are_held_to_the_same(words: str, tmp_path: Path) -> None:
         load_recipe(path, [f"export.fold={words}"])
 
 
-@pytest.mark.parametrize("folds", ["[normalization, softmax]", "[normalization, argmax]"])
+@pytest.mark.parametrize(
+    "folds", ["[normalization, argmax]", pytest.param("[normalization, softmax]", marks=pytest.mark.slow)]
+)
 def test_a_folded_recipe_is_proved_judged_and_released_as_the_plain_one(
     folds: str, finished: tuple[Path, dict[str, Any]], recipe: Path, tmp_path: Path
 ) -> None:

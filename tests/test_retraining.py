@@ -113,6 +113,7 @@ def test_nothing_is_trained_twice(trained: Finished, wide: Path, tmp_path: Path)
     assert (run / "bundle" / "artifacts" / "student-int8-qat.onnx").is_file()
 
 
+@pytest.mark.slow  # the pipeline's own test kills in every stage, that of the training in the middle of it
 def test_kill_9_in_the_new_stages_then_the_same_artifacts(trained: Finished, wide: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained[0], run)
