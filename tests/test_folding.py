@@ -13,10 +13,14 @@ import yaml
 from torch import nn
 
 from edgedistill.comparing import compute, subjects
+from edgedistill.distillation.qat import QuantizedStudent
 from edgedistill.errors import EdgeDistillError, ModelError, RecipeError, UsageError
 from edgedistill.exporting import export
 from edgedistill.parity import compare
+from edgedistill.plugins import load_exporter
 from edgedistill.recipe import ParitySettings, load_recipe
+from edgedistill.students.folding import Folded, folded_signature
+from edgedistill.students.signature import signature_of
 from edgedistill.tasks.classification import correct
 from edgedistill.types import Artifact, Normalization, Precision
 from tests.conftest import SMALL, documents, edgedistill
@@ -108,6 +112,26 @@ def test_a_folded_file_on_raw_samples_is_the_plain_model_on_normalised_ones(fmt:
                 assert (given["name"], given["dtype"], len(given["shape"])) == ("class", "int32", 1)
             elif "softmax" in folds:
                 assert given["name"] == "probabilities"
+
+
+@pytest.mark.parametrize("fmt", ["onnx", *(pytest.param(f, marks=pytest.mark.slow) for f in ("openvino", "tflite"))])
+def test_trained_ranges_are_found_behind_a_folded_normalisation(fmt: str, tmp_path: Path) -> None:
+    samples = torch.from_numpy(ready(raw()))
+    student = QuantizedStudent(model(), samples).eval()
+    folds = ("normalization", "softmax")
+    signature, _ = signature_of(student.graph, {"image": samples.numpy()}, normalization=NORM)
+    with torch.no_grad():
+        simulated = softmax(student(samples).numpy())
+    exporter: Any = load_exporter(fmt)
+    outside = folded_signature(signature, folds, student.graph(samples).detach().numpy(), "fold")
+    plain = exporter.export(Folded(student.graph, NORM, folds).eval(), "net", outside, tmp_path)
+    made = exporter.quantize_trained(plain, student.trained_ranges(samples), {"image": raw()}, tmp_path)
+    assert made.producer["trained_ranges"] >= len(student.ranges) - 1  # logits behind softmax may stay float
+    np.savez(tmp_path / "in.npz", image=raw())
+    for subject in subjects([made]):
+        given = compute(subject, tmp_path / "in.npz", tmp_path / "out.npz")
+        assert np.abs(given - simulated).max() < 0.03
+        assert (given.argmax(1) == simulated.argmax(1)).mean() > 0.9
 
 
 class Twice(nn.Module):
