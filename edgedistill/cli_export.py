@@ -75,12 +75,16 @@ def export(
     mean: Annotated[str, typer.Option("--mean", help="What an application subtracts, per channel: 0.5,0.5,0.5.")] = "",
     std: Annotated[str, typer.Option("--std", help="What it divides by.")] = "",
     labels: Annotated[Path | None, typer.Option("--labels", help="Class names, a line each.")] = None,
+    fold: Annotated[
+        str,
+        typer.Option("--fold", help="Into the graph: normalization (samples are raw then), and softmax or argmax."),
+    ] = "",
     opset: Annotated[int | None, typer.Option("--opset", min=7, help="Of ONNX files.")] = None,
     as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
     """Export a model to several runtimes and prove every file. Exit code 1 if a file departs from the model."""
-    from edgedistill.exporting import Settings, write
+    from edgedistill.exporting import Settings, folded, made_ready, write
     from edgedistill.progress import TerminalWatch
     from edgedistill.sources import Options, load
 
@@ -94,7 +98,10 @@ def export(
     )
     watch, log = TerminalWatch(), out.with_name(f".{out.name}.log")
     with watch.bar, watch.captured(log):  # converters are talkative
-        source = load(model, options, arrays_of(inputs, "--inputs"))
+        folds = _words(fold, "--fold") if fold else []
+        given = arrays_of(inputs, "--inputs")
+        ready = made_ready(given, options.normalization, folds) if given is not None else None
+        source = folded(load(model, options, ready), folds, "--fold")
         settings = Settings(
             _words(to, "--to"), _words(precision, "--precision"), arrays_of(calibration, "--calibration"),
             arrays_of(validation, "--validation"), _quantize(candidates, max_drop),

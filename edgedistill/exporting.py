@@ -102,6 +102,7 @@ def export(
     labels: Sequence[str] = (),
     opset: int | None = None,
     licence: str = "",
+    fold: Sequence[str] = (),
     on_step: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Json:
     """Export a torch module to several runtimes, and prove every file.
@@ -122,6 +123,8 @@ def export(
         labels: class names.
         opset: of ONNX files.
         licence: under which the files are given away, an SPDX name; it stands inside them.
+        fold: put into the graph: `normalization`, and `softmax` or `argmax`; with the first, `example`, `calibration`
+            and `validation` are raw samples.
         on_step: told what is done, how much is done, and of how much.
 
     Returns:
@@ -132,7 +135,8 @@ def export(
     Raises:
         EdgeDistillError: the model cannot be run or exported, or an option does not fit.
     """
-    source = of_module(model, _arrays(model, example), name, normalization, tuple(labels))
+    examples = made_ready(_arrays(model, example), normalization, fold)
+    source = folded(of_module(model, examples, name, normalization, tuple(labels)), fold, "fold")
     default = Settings()
     settings = Settings(
         to, precisions, calibration, validation, quantize or default.quantize, benchmark or default.benchmark, opset,
@@ -159,6 +163,52 @@ def of_module(
     named = Named(module, tuple(examples), tuple(outputs))
     expected = {key: tensor.numpy() for key, tensor in outputs.items()}
     return Source(named, name, signature, examples, expected)
+
+
+def made_ready(raw: Mapping[str, Array], normalization: Normalization | None, folds: Sequence[str]) -> dict[str, Array]:
+    """Samples as the model itself takes them, where those given are raw because normalisation is folded.
+
+    Raises:
+        UsageError: the normalisation has another number of channels than the samples.
+    """
+    from edgedistill.data.splits import apply
+    from edgedistill.students.folding import NORMALIZATION, check_channels
+
+    if NORMALIZATION not in folds or normalization is None:
+        return dict(raw)
+    for rows in raw.values():
+        check_channels(normalization, rows.shape)
+    return {name: apply(normalization, rows) if rows.dtype.kind == "f" else rows for name, rows in raw.items()}
+
+
+def folded(source: Source, words: Sequence[str], where: str) -> Source:
+    """The model with its surroundings in its graph; what it takes and gives changes with it.
+
+    Raises:
+        UsageError: unknown words, or some that do not go together.
+        ModelError: the model has no place for them, or is an ONNX file.
+    """
+    from edgedistill.students.folding import Folded, folded_signature, given_by, parsed, taken_by
+    from edgedistill.students.signature import Named
+
+    folds = parsed(words, where)
+    if not folds:
+        return source
+    if isinstance(source.model, Path):
+        raise ModelError(
+            "nothing is folded into ONNX files",
+            where=where,
+            expected="a .pt2 program or an import path",
+            got=source.model.name,
+            fix="give the torch model (torch.export.save writes a .pt2), or drop the option",
+        )
+    (logits,) = source.expected.values() if len(source.expected) == 1 else (np.zeros(0),)
+    signature = folded_signature(source.signature, folds, logits, where)
+    normalization = source.signature.normalization
+    (name,) = (spec.name for spec in signature.outputs)
+    model = Named(Folded(source.model, normalization, folds), tuple(source.inputs), (name,)).eval()
+    inputs = {key: taken_by(folds, normalization, rows) for key, rows in source.inputs.items()}
+    return replace(source, model=model, signature=signature, inputs=inputs, expected={name: given_by(folds, logits)})
 
 
 def _arrays(module: Any, example: Any) -> dict[str, Array]:

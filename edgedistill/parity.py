@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
     from edgedistill.recipe import ParitySettings
+    from edgedistill.recipe_export import Fp16Parity, Int8Parity
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class Parity:
 
 
 def compare(
-    reference: Float[Array, "n classes"],
-    candidate: Float[Array, "n classes"],
+    reference: Float[Array, "n ..."] | Int[Array, " n"],
+    candidate: Float[Array, "n ..."],
     precision: Precision,
     tolerance: ParitySettings,
     *,
@@ -62,7 +63,8 @@ def compare(
     """Measure the departure and judge it by the tolerance of its precision.
 
     max_relative is the largest difference over the largest magnitude of the reference; PSNR is
-    20 log10(peak / rms error), the peak being the reference's range. Computed in float64.
+    20 log10(peak / rms error), the peak being the reference's range. Computed in float64. Class numbers (an integer
+    reference) are the same or not: all must be in fp32, the least share of the precision else.
     """
     broken = [
         f"{whose} outputs hold NaN or infinity"
@@ -91,13 +93,18 @@ def compare(
     snr = float(20 * np.log10(power / rms)) if rms > 0 and power > 0 else float("inf") if rms == 0 else float("-inf")
     classes = exact.ndim == 2 and exact.shape[1] > 1  # noqa: PLR2004 - only rows of scores choose a class
     agreement = float(np.mean(exact.argmax(axis=1) == given.argmax(axis=1))) if classes else float("nan")
+    numbers = reference.ndim == 1 and np.issubdtype(reference.dtype, np.integer)
+    agreement = float(np.mean(exact == given)) if numbers else agreement
     relative = max_abs / scale if scale else (0.0 if max_abs == 0 else float("inf"))
-    if precision is Precision.FP32:
+    if numbers:
+        share = 1.0 if precision is Precision.FP32 else _least(precision, tolerance).min_top1_agreement
+        good, reason = agreement >= share, f"the same class in {agreement:.4f} of the samples (at least {share:g})"
+    elif precision is Precision.FP32:
         limit = tolerance.fp32.max_relative
         good = relative <= limit
         reason = f"largest relative difference {relative:.2e}, at most {limit:.0e} allowed"
     else:
-        least = tolerance.fp16 if precision is Precision.FP16 else tolerance.int8
+        least = _least(precision, tolerance)
         good = psnr >= least.min_psnr_db and not agreement < least.min_top1_agreement
         reason = f"PSNR {psnr:.1f} dB (at least {least.min_psnr_db:g})"
         if classes:
@@ -106,6 +113,10 @@ def compare(
         name, runtime, len(exact), max_abs, relative, psnr, cosine, agreement, snr,
         int(difference.reshape(len(difference), -1).max(axis=1).argmax()), State.PASS if good else State.FAIL, reason,
     )  # fmt: skip
+
+
+def _least(precision: Precision, tolerance: ParitySettings) -> Fp16Parity | Int8Parity:
+    return tolerance.fp16 if precision is Precision.FP16 else tolerance.int8
 
 
 def compare_outputs(

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import edgedistill
 from edgedistill.errors import DataError, PluginError, UsageError, nearest
 from edgedistill.gate import judge
-from edgedistill.plugins import find_plugin, load_device, load_exporter, plugin_names
+from edgedistill.plugins import find_plugin, load_device, plugin_names
 from edgedistill.recipe import Assistants, Distill, MultiStage, Recipe, canonical
 from edgedistill.report.build import package_versions
+from edgedistill.retraining import Retraining, needed, writable
 from edgedistill.runs import Run, Stage, open_run, publish
-from edgedistill.stages import Stages
 from edgedistill.stored import Files, read_json
 from edgedistill.types import Json, Precision, Verdict, file_sha256
 from edgedistill.watch import Silent, Watch
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 STAGES = (
-    "data", "teacher", "student", "cache", "distill", "export", "quantize", "parity", "benchmark", "report", "gate",
-    "bundle",
+    "data", "teacher", "student", "cache", "distill", "export", "quantize", "retrain", "requantize", "parity",
+    "benchmark", "report", "gate", "bundle",
 )  # fmt: skip
 
 
@@ -101,13 +101,13 @@ def check(recipe: Recipe, beside: Path) -> None:
     from edgedistill.data.sources import source_key
     from edgedistill.students.key import model_key
 
-    writable = {name: load_exporter(name).PRECISIONS for name in recipe.export.formats}
+    known_to = {name: writable(name) for name in recipe.export.formats}
     for word in recipe.export.precisions:
-        if all(Precision.parse(word) not in precisions for precisions in writable.values()):
+        if all(Precision.parse(word) not in precisions for precisions in known_to.values()):
             raise PluginError(
                 f"none of the formats can be written in {word}",
                 where="export.precisions",
-                expected="; ".join(f"{name}: {', '.join(p.short for p in known)}" for name, known in writable.items()),
+                expected="; ".join(f"{name}: {', '.join(p.short for p in known)}" for name, known in known_to.items()),
                 got=word,
                 fix="drop the precision, or add a format that has it",
             )
@@ -128,7 +128,7 @@ class _Path:
         self.run = run
         self.watch = watch
         self.until = until
-        self.stages = Stages(recipe, beside, run, watch)
+        self.stages = Retraining(recipe, beside, run, watch)
         self.code = _code_digest()
         self.report: Json | None = None
         self.verdict: Verdict | None = None
@@ -160,6 +160,7 @@ class _Path:
             assistants=do.assistant_keys(), cache=cache.digest,
         )  # fmt: skip
         exporting: Json = {"data": data.digest, "formats": recipe.export.formats, "tools": do.tools()}
+        exporting["fold"] = recipe.export.fold
         exported = self._stage(
             "export", lambda out: do.export(data, teacher, distilled, out), **exporting,
             teacher=teacher.digest, student=distilled.digest, models=models, origin=asdict(do.origin(quantized=False)),
@@ -170,20 +171,36 @@ class _Path:
             calibration=calibration_digest(recipe, self.beside), benchmark=recipe.benchmark.device,
             origin=asdict(do.origin(quantized=True)),
         )  # fmt: skip
-        files = Files(exported, quantized)
+        need = needed(recipe, quantized)
+        taught: Json = {
+            **training, "teacher": teacher.digest, "student": distilled.digest, "model": models["student"],
+            "distill": recipe.distill, "cache": cache.digest, **retraining_key(recipe, self.beside),
+        }  # fmt: skip
+        retrained = self._stage(
+            "retrain", lambda out: do.retrain(data, teacher, distilled, cache, need, out), use=bool(need),
+            **(taught if need else {}),
+        )  # fmt: skip
+        requantized = self._stage(
+            "requantize", lambda out: do.requantize(data, distilled, (exported, quantized), retrained, need, out),
+            **exporting, files=[exported.digest, quantized.digest], retrained=retrained.digest, need=asdict(need),
+            quantize=recipe.quantize, benchmark=recipe.benchmark.device, origin=asdict(do.origin(quantized=True)),
+        )  # fmt: skip
+        files = Files(exported, quantized, retrained, requantized)
         runs: Json = {"data": data.digest, "files": files.digests, "runtimes": do.runtimes()}
+        runs["fold"] = recipe.export.fold
         proved = self._stage(
             "parity", lambda out: do.parity(data, teacher, distilled, files, out), **runs,
             teacher=teacher.digest, student=distilled.digest, parity=recipe.parity,
         )  # fmt: skip
         device = load_device(recipe.benchmark.device).describe(recipe.benchmark.device)
         measured = self._stage(
-            "benchmark", lambda out: do.benchmark(data, files, out), **runs, benchmark=recipe.benchmark,
+            "benchmark", lambda out: do.benchmark(data, files, proved, out), **runs, benchmark=recipe.benchmark,
             device=device.to_json(), shelf=plugin_names("benchmarks"),
+            refused=read_json(proved.path / "refused.json"),
         )  # fmt: skip
         reported = self._stage(
             "report", lambda out: do.report(data, teacher, student, distilled, files, proved, measured, out),
-            models=[teacher.digest, student.digest, distilled.digest], parity=proved.digest,
+            models=[teacher.digest, student.digest, distilled.digest], files=files.digests, parity=proved.digest,
             measured=measured.digest, recipe=recipe.model_dump(mode="json", exclude={"gate"}),
         )  # fmt: skip
         policy = hashlib.sha256(canonical(recipe.gate).encode()).hexdigest()
@@ -225,6 +242,16 @@ def calibration_digest(recipe: Recipe, beside: Path) -> str | None:
             fix="correct the path",
         )
     return file_sha256(beside / name)
+
+
+def retraining_key(recipe: Recipe, beside: Path) -> Json:
+    """What quantisation-aware training depends on in the recipe's section about quantisation."""
+    settings = recipe.quantize
+    return {
+        "calibration": calibration_digest(recipe, beside) or settings.samples,
+        "validation_samples": settings.validation_samples,
+        "qat": settings.qat.model_dump(exclude={"when", "max_float_macs"}),
+    }
 
 
 _TEACHERS_SIDE = {"teacher", "teacher_layers", "capture"}

@@ -47,6 +47,10 @@ class Exporter(Protocol):
         PRECISIONS: what it can write.
         SUFFIX: ending of the main file, `.onnx`.
         RUNNER: (file name in the bundle, path of the stand-alone script that runs such a file).
+
+    An exporter of files with activations in integers may also have
+    `quantize_trained(artifact, trained, samples, out, precision, *, float_ends)`: a copy of an fp32 artifact with the
+    ranges that quantisation-aware training found (`TrainedRange`).
     """
 
     REQUIRES: tuple[str, ...]

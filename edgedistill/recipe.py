@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from edgedistill.recipe_benchmark import Benchmark, Gate, LatencyGate, QualityGate, SizeGate
 from edgedistill.recipe_errors import Places, explain, override_key, read_yaml
-from edgedistill.recipe_export import Export, ParitySettings, Quantize
+from edgedistill.recipe_export import Export, ParitySettings, Qat, Quantize
 from edgedistill.recipe_models import ConvnetModel, ImportedModel, Normalize, StudentModel
 from edgedistill.recipe_teachers import ConvnetTeacher, EnsembleTeacher, FileTeacher, ImportedTeacher, Teacher
 from edgedistill.recipe_terms import CrossEntropy, Schedule, Section, SoftTargets, Term
@@ -37,7 +37,7 @@ S = TypeVar("S", bound="Section")
 __all__ = [  # the recipe's sections, whichever file describes them
     "Assistants", "Augment", "Benchmark", "BornAgain", "Cache", "ConvnetModel", "ConvnetTeacher", "CrossEntropy", "DigitsData", "Distill",
     "EnsembleTeacher", "FileTeacher", "Gate", "ImageFolderData", "ImportData", "ImportedModel", "ImportedTeacher",
-    "LatencyGate", "MultiStage", "Mutual", "Normalize", "NpzData", "Offline", "ParitySettings", "QualityGate",
+    "LatencyGate", "MultiStage", "Mutual", "Normalize", "NpzData", "Offline", "ParitySettings", "Qat", "QualityGate",
     "Recipe", "Schedule", "SelfDistillation", "SizeGate", "SoftTargets", "Term", "Train", "canonical", "files_recipe", "load_policy", "load_recipe", "recipe_sha256",
 ]  # fmt: skip
 
@@ -143,6 +143,12 @@ class Recipe(Section):
                     f"the term {term.loss} names the teacher {wanted!r}; "
                     + (f"the ensemble has {names}" if names else "only an ensemble's members can be named")
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _may_train_on(self) -> Recipe:
+        if "int8-qat" in self.export.precisions and self.quantize.qat.when == "never":
+            raise ValueError("export.precisions asks for int8-qat, and quantize.qat.when is never; drop one of them")
         return self
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from edgedistill.recipe_terms import Section
+from edgedistill.recipe_terms import Positive, Section
 
 
 class Export(Section):
@@ -14,13 +14,39 @@ class Export(Section):
 
     formats: list[str] = Field(default=["onnx", "tflite", "openvino"], min_length=1)
     """Exporters by name (`edgedistill plugins`)."""
-    precisions: list[Literal["fp32", "fp16", "int8", "int8-dynamic", "int8-weights", "int4-weights"]] = Field(
-        default=["fp32", "int8"], min_length=1
+    precisions: list[Literal["fp32", "fp16", "int8", "int8-qat", "int8-dynamic", "int8-weights", "int4-weights"]] = (
+        Field(default=["fp32", "int8"], min_length=1)
     )
-    """fp32 is always written, since parity and the others start from it; `int8` is static, per channel. A format that has no
-    such precision is left as it is (`edgedistill plugins` lists them)."""
+    """fp32 is always written, since parity and the others start from it; `int8` is static, per channel; `int8-qat` is the
+    same from a student trained on with its rounding (`quantize.qat`), in files of its own. A format that has no such
+    precision is left as it is (`edgedistill plugins` lists them)."""
+    fold: list[Literal["normalization", "softmax", "argmax"]] = Field(default_factory=list)
+    """Put into the graph: `normalization` (files take raw samples), and `softmax` (they give probabilities) or `argmax`
+    (they give class numbers). Of the teacher's files too."""
     licence: str = Field(default="", pattern=r"^[\w.+() -]*$")
     """Under which the files are given away, an SPDX name; it stands inside them."""
+
+    @field_validator("fold")
+    @classmethod
+    def _one_end(cls, fold: list[str]) -> list[str]:
+        if len(set(fold)) < len(fold) or {"softmax", "argmax"} <= set(fold):
+            raise ValueError("say each word once, and one of softmax and argmax: argmax chooses the same class")
+        return fold
+
+
+class Qat(Section):
+    """Quantisation-aware training: the student learns on from its teacher with the rounding of its int8 file."""
+
+    when: Literal["needed", "always", "never"] = "needed"
+    """`needed`: where calibration, with its layers in float, does not bring an int8 file within `max_drop`, or leaves more
+    than `max_float_macs` in float; `always`: as one more candidate of every int8 file. `int8-qat` in `export.precisions`
+    asks for trained files beside the calibrated ones."""
+    max_float_macs: float = Field(default=0.25, ge=0, le=1)
+    """Share of multiply-accumulates that layers returned to float may leave unquantised before training is the better way."""
+    epochs: int | None = Field(default=None, ge=1)
+    """Passes over the training split. Default: half of those of `distill`."""
+    learning_rate: Positive | None = None
+    """Peak. Default: a fifth of that of `distill`, whose other settings and objective hold."""
 
 
 class Quantize(Section):
@@ -40,6 +66,8 @@ class Quantize(Section):
     """Whether inputs and outputs of int8 TFLite files are integers too; else float."""
     fallback: bool = True
     """Return layers to float, the fewest that bring the loss within `max_drop`, where no scheme does."""
+    qat: Qat = Qat()
+    """Training with the rounding in place, where calibration is not enough."""
 
 
 class Fp32Parity(Section):

@@ -22,6 +22,7 @@ from edgedistill.report.build import build, package_versions
 from edgedistill.runs import RESUME, Run, Stage, require_space
 from edgedistill.stored import (
     Files,
+    apart_from_reference,
     artifact_json,
     keep,
     load_data,
@@ -31,7 +32,7 @@ from edgedistill.stored import (
     write_artifacts,
     write_json,
 )
-from edgedistill.types import Array, Json, Precision
+from edgedistill.types import Array, Json, Precision, Signature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from edgedistill.data.splits import Data
     from edgedistill.distillation.jobs import Job
+    from edgedistill.distillation.qat import QatJob
     from edgedistill.quantizing import CandidateSamples
     from edgedistill.teachers.build import Teacher
     from edgedistill.watch import Watch
@@ -107,7 +109,7 @@ class Stages:
 
     def export(self, data_stage: Stage, teacher: Stage, distilled: Stage, out: Path) -> None:
         """fp32, every format: the student, and the teacher beside it."""
-        from edgedistill.students.build import signature
+        from edgedistill.students.folding import Folded
         from edgedistill.teachers.build import black_boxes
 
         data = load_data(data_stage)
@@ -118,6 +120,10 @@ class Stages:
         models = ({} if hidden else {"teacher": taught_by}) | {
             "student": self._restored(self.recipe.student, data, distilled.path / "student.safetensors"),
         }
+        signature = self._signature(data, distilled)
+        folds = self.recipe.export.fold
+        if folds:
+            models = {name: Folded(module, data.normalization, folds).eval() for name, module in models.items()}
         artifacts = []
         for name, module, fmt in self._steps(
             [(n, m, f) for n, m in models.items() for f in self.recipe.export.formats], "export {0} to {2}"
@@ -126,7 +132,7 @@ class Stages:
             folder.mkdir(exist_ok=True)
             weights = sum(tensor.nbytes for tensor in module.state_dict().values())
             require_space(out, 2 * weights + _MARGIN_BYTES)
-            artifacts.append(load_exporter(fmt).export(module, name, signature(data), folder))
+            artifacts.append(load_exporter(fmt).export(module, name, signature, folder))
         write_artifacts(artifacts, out, self.origin(quantized=False))
 
     def quantize(self, data_stage: Stage, exported: Stage, out: Path) -> None:
@@ -134,11 +140,13 @@ class Stages:
         from edgedistill.quantizing import choose
 
         students = [a for a in read_artifacts(exported) if a.model == "student"]
-        wanted = [Precision.parse(w) for w in self.recipe.export.precisions if w != "fp32"]
+        wanted = [Precision.parse(w) for w in self.recipe.export.precisions if w not in ("fp32", "int8-qat")]
         jobs = [(a, p) for a in students for p in wanted if p in load_exporter(a.format).PRECISIONS]
         for artifact, precision in ((a, p) for a in students for p in wanted if (a, p) not in jobs):
             self.watch.note(f"{artifact.format} has no {precision.short}: left in fp32")
-        samples = self._samples(load_data(data_stage), students[0].signature.inputs[0].name, out)
+        data = load_data(data_stage)
+        rows = self._validation_rows(data, self.recipe.quantize.validation_samples)
+        samples = self._samples(data, students[0].signature.inputs[0].name, out, rows)
         artifacts, candidates = [], []
         for number, (artifact, precision) in enumerate(jobs):
             folder = out / artifact.format
@@ -163,6 +171,7 @@ class Stages:
         from edgedistill.comparing import compute, subjects
         from edgedistill.parity import compare, keep_sample
         from edgedistill.statistics import paired_difference
+        from edgedistill.students.folding import given_by
         from edgedistill.tasks.classification import correct, quality
 
         data = load_data(data_stage)
@@ -172,21 +181,26 @@ class Stages:
         }
         labels = np.asarray(data.eval_labels)
         teacher_right = correct(references["teacher"], labels)
+        if files.trained:
+            kept = files.retrained.path / "student-qat.eval_logits.npy"
+            references["student-qat"] = np.load(kept, allow_pickle=False)
+        references = {name: given_by(self.recipe.export.fold, logits) for name, logits in references.items()}
         artifacts = files.artifacts()
         inputs = out / ".inputs.npz"
-        np.savez(inputs, **{artifacts[0].signature.inputs[0].name: data.eval_inputs})
+        np.savez(inputs, **{artifacts[0].signature.inputs[0].name: self._fed(data, data.eval_inputs)})
         answers = []
         for subject in self._steps(subjects(artifacts), "check {0.artifact.id} in {0.runtime}", unpack=False):
             artifact = subject.artifact
             logits = compute(subject, inputs, out / f"{artifact.id}.{subject.runtime}.npz")
+            reference = artifact.producer.get("reference", artifact.model)
             parity = compare(
-                references[artifact.model], logits, artifact.precision, self.recipe.parity,
-                name=artifact.model, runtime=subject.runtime,
+                references[reference], logits, artifact.precision, self.recipe.parity,
+                name=reference, runtime=subject.runtime,
             )  # fmt: skip
             file = f"worst/{artifact.id}.{subject.runtime}.npz"
             keep_sample(
                 out / file, parity.worst_sample, {artifact.signature.inputs[0].name: data.eval_inputs},
-                {"logits": references[artifact.model]}, {"logits": logits},
+                {"logits": references[reference]}, {"logits": logits},
             )  # fmt: skip
             versus = paired_difference(correct(logits, labels), teacher_right)
             answers.append(
@@ -204,17 +218,21 @@ class Stages:
                 }
             )
         inputs.unlink()
-        write_json(answers, out / "parity.json")
+        apart = apart_from_reference(artifacts, out)
+        write_json(apart, out / "refused.json")
+        write_json([a for a in answers if a["runtime"] not in apart.get(a["artifact"], {})], out / "parity.json")
 
-    def benchmark(self, data_stage: Stage, files: Files, out: Path) -> None:
-        """Latency and memory of every artifact in every runtime, the teacher's among them."""
+    def benchmark(self, data_stage: Stage, files: Files, proved: Stage, out: Path) -> None:
+        """Latency and memory of every artifact in every runtime that computes it right, the teacher's among them."""
         from edgedistill.benchmarking import Samples, measure
         from edgedistill.comparing import subjects
 
         artifacts = files.artifacts()
         inputs = out / ".inputs.npz"
-        np.savez(inputs, **{artifacts[0].signature.inputs[0].name: load_data(data_stage).eval_inputs[:32]})
-        found = subjects(artifacts)
+        data = load_data(data_stage)
+        np.savez(inputs, **{artifacts[0].signature.inputs[0].name: self._fed(data, data.eval_inputs[:32])})
+        refused = read_json(proved.path / "refused.json")
+        found = [s for s in subjects(artifacts) if s.runtime not in refused.get(s.artifact.id, {})]
         samples: Samples = {}
         measurements = measure(
             found, self.recipe.benchmark, inputs,
@@ -239,13 +257,18 @@ class Stages:
         ]
         if self.recipe.distill.baseline:
             models.append(model_json("student-labels-only", "baseline", distilled, student))
+        if files.trained:
+            models.append(model_json("student-qat", "student", files.retrained, student))
         report = build(
             name=self.recipe.name,
             seed=self.recipe.seed,
             device=load_device(self.recipe.benchmark.device).describe(self.recipe.benchmark.device),
             models=models,
-            artifacts=[artifact_json(a, answers, self.run.root) for a in artifacts],
-            choices=read_json(files.quantized.path / "candidates.json"),
+            artifacts=[
+                artifact_json(a, answers, read_json(proved.path / "refused.json").get(a.id, {}), self.run.root)
+                for a in artifacts
+            ],
+            choices=files.choices(),
             measurements=read_json(measured.path / "measurements.json"),
             eval_samples=len(data.eval_labels),
         )
@@ -268,14 +291,17 @@ class Stages:
 
     def bundle(self, data_stage: Stage, distilled: Stage, files: Files, report: Json, out: Path) -> None:
         """The release. One that failed its gate is written too, marked `release: false`."""
+        from edgedistill.students.folding import given_by
+
         data = load_data(data_stage)
-        artifacts = files.artifacts()
+        artifacts = [a for a in files.artifacts() if a.model == "student"]
+        logits = np.load(distilled.path / "student.eval_logits.npy", allow_pickle=False)[: release.EXAMPLES]
         release.write(
-            [a for a in artifacts if a.model == "student"],
+            artifacts,
             report,
-            data.normalization,
-            np.asarray(data.eval_inputs[: release.EXAMPLES]),
-            np.load(distilled.path / "student.eval_logits.npy", allow_pickle=False)[: release.EXAMPLES],
+            artifacts[0].signature.normalization,
+            self._fed(data, data.eval_inputs[: release.EXAMPLES]),
+            given_by(self.recipe.export.fold, logits),
             out,
         )
 
@@ -322,7 +348,7 @@ class Stages:
 
         return Job(self.recipe, self.beside.resolve(), data_stage.path, teacher, out / RESUME)
 
-    def _train(self, work: Callable[..., Any], job: Job, keep_trained: Callable[..., None]) -> Any:
+    def _train(self, work: Callable[..., Any], job: Job | QatJob, keep_trained: Callable[..., None]) -> Any:
         """Do a job here, and in the other processes if the recipe or torchrun wants several; what it returns."""
         from edgedistill.distillation.distributed import share, together
 
@@ -340,20 +366,40 @@ class Stages:
             self.watch.step(text.format(*item) if unpack else text.format(item), number, len(items))
             yield item
 
-    def _samples(self, data: Data, name: str, out: Path) -> CandidateSamples:
-        """Calibration samples, and labelled training samples that are not among them."""
-        from edgedistill.quantizing import CandidateSamples
-        from edgedistill.tasks.classification import correct
+    def _signature(self, data: Data, distilled: Stage) -> Signature:
+        """Of the files: what the recipe folds into their graphs is no longer the application's."""
+        from edgedistill.students.build import signature
+        from edgedistill.students.folding import folded_signature
 
+        if not self.recipe.export.fold:
+            return signature(data)
+        logits = np.load(distilled.path / "student.eval_logits.npy", allow_pickle=False)
+        return folded_signature(signature(data), self.recipe.export.fold, logits, "export.fold")
+
+    def _fed(self, data: Data, samples: Array) -> Array:
+        """What the files take for these model-ready samples."""
+        from edgedistill.students.folding import taken_by
+
+        return taken_by(self.recipe.export.fold, data.normalization, samples)
+
+    def _validation_rows(self, data: Data, most: int) -> Array:
+        """Labelled training samples that are not among those of calibration, unless all are."""
         settings = self.recipe.quantize
         order = np.random.default_rng(self.recipe.seed).permutation(len(data.train_labels))
         rest = order if settings.calibration else order[settings.samples :]
         labelled = rest[np.asarray(data.train_labels)[rest] >= 0]
-        rows = np.sort((labelled if len(labelled) else order)[: settings.validation_samples])
+        rows: Array = np.sort((labelled if len(labelled) else order)[:most])
+        return rows
+
+    def _samples(self, data: Data, name: str, out: Path, rows: Array) -> CandidateSamples:
+        """Calibration samples, and some of the training split to judge with."""
+        from edgedistill.quantizing import CandidateSamples
+        from edgedistill.tasks.classification import correct
+
         labels = np.asarray(data.train_labels)[rows]
         validation = out / ".validation.npz"
-        np.savez(validation, **{name: np.asarray(data.train_inputs[rows])})
-        calibration = {name: self._calibration(data)}
+        np.savez(validation, **{name: self._fed(data, data.train_inputs[rows])})
+        calibration = {name: self._fed(data, self._calibration(data))}
         return CandidateSamples(
             calibration, validation, len(rows),
             lambda outputs, _: float(np.mean(correct(next(iter(outputs.values())), labels))),

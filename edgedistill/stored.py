@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgedistill import bundle as release
-from edgedistill.comparing import refusals
+from edgedistill.comparing import disagreements, refusals
 from edgedistill.errors import ArtifactError
 from edgedistill.metadata import Origin, embedded
 from edgedistill.plugins import load_exporter
@@ -27,19 +27,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Files:
-    """All artifacts of a run: those exported and those quantised from them."""
+    """All artifacts of a run: exported, quantised from these, made of the student that was trained with its rounding.
+
+    A trained file takes the place of the calibrated one of the same id.
+    """
 
     exported: Stage
     quantized: Stage
+    retrained: Stage
+    requantized: Stage
 
     @property
     def digests(self) -> list[str]:
-        """Of both stages."""
-        return [self.exported.digest, self.quantized.digest]
+        """Of all four stages."""
+        return [s.digest for s in (self.exported, self.quantized, self.retrained, self.requantized)]
+
+    @property
+    def trained(self) -> bool:
+        """Whether there is a student trained with its rounding."""
+        return bool(read_json(self.retrained.path / "plan.json")["use"])
 
     def artifacts(self) -> list[Artifact]:
         """The teacher's and the student's, fp32 first."""
-        return [*read_artifacts(self.exported), *read_artifacts(self.quantized)]
+        stages = (self.exported, self.quantized, self.requantized)
+        return list({artifact.id: artifact for stage in stages for artifact in read_artifacts(stage)}.values())
+
+    def choices(self) -> list[Json]:
+        """The candidates of every quantised artifact."""
+        rows = [row for s in (self.quantized, self.requantized) for row in read_json(s.path / "candidates.json")]
+        return list({row["artifact"]: row for row in rows}.values())
 
 
 def load_data(stage: Stage) -> Data:
@@ -105,8 +121,27 @@ def read_artifacts(stage: Stage) -> list[Artifact]:
     return [Artifact.from_json(document, stage.path) for document in read_json(stage.path / "artifacts.json")]
 
 
-def artifact_json(artifact: Artifact, answers: list[Json], root: Path) -> Json:
-    """An artifact as the report lists it: the runtime that departs farthest speaks for it."""
+def apart_from_reference(artifacts: list[Artifact], folder: Path) -> dict[str, dict[str, str]]:
+    """Artifact -> runtime -> how it departs from the format's reference runtime, over the outputs kept in a folder."""
+    found = {}
+    for artifact in artifacts:
+        outputs = {}
+        for runtime in load_exporter(artifact.format).RUNTIMES:
+            kept = folder / f"{artifact.id}.{runtime}.npz"
+            if kept.is_file():
+                with np.load(kept, allow_pickle=False) as archive:
+                    outputs[runtime] = {name: archive[name] for name in archive.files}
+        apart = disagreements(artifact, outputs)
+        if apart:
+            found[artifact.id] = apart
+    return found
+
+
+def artifact_json(artifact: Artifact, answers: list[Json], apart: dict[str, str], root: Path) -> Json:
+    """An artifact as the report lists it: the runtime that departs farthest speaks for it.
+
+    `apart`: runtimes that depart from the format's reference runtime, and how.
+    """
     own = [answer for answer in answers if answer["artifact"] == artifact.id]
 
     def standing(answer: Json) -> tuple[bool, float, float]:
@@ -134,7 +169,8 @@ def artifact_json(artifact: Artifact, answers: list[Json], root: Path) -> Json:
         "versus_teacher_by_runtime": {answer["runtime"]: answer["versus_teacher"] for answer in own},
         "parity": worst["parity"],
         "parity_by_runtime": [answer["parity"] for answer in own],
-        "notes": [f"not for {runtime}: {why}" for runtime, why in counted["unsupported"].items()],
+        "not_for": {**counted["unsupported"], **apart},
+        "notes": [f"not for {runtime}: {why}" for runtime, why in {**counted["unsupported"], **apart}.items()],
         "candidates": [],
     }
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from edgedistill.types import Array, Artifact, Precision, Scheme
@@ -45,7 +46,7 @@ def layers(artifact: Artifact) -> list[str]:
     """Layers with weights (and matrix products) that `Scheme.keep_float` may name, in the order of the graph."""
     import onnx
 
-    with _prepared(artifact, artifact.path.parent) as path:
+    with prepared_copy(artifact, artifact.path.parent) as path:
         return [node.name for node in onnx.load(str(path)).graph.node if node.op_type in _LAYERS]
 
 
@@ -84,7 +85,7 @@ def _static(artifact: Artifact, calibration: Mapping[str, Array], path: Path, ch
     symmetric = bool(chosen.options.get("symmetric"))
     operators = list(chosen.options.get("operators", _operators()))
     per_channel = not chosen.options.get("per_tensor")
-    with _prepared(artifact, path.parent) as prepared:
+    with prepared_copy(artifact, path.parent) as prepared:
         ranges = _ranges(prepared, chosen.options["method"], calibration)
         tool = QDQQuantizer(
             load_model_with_shape_infer(prepared), per_channel, False, QuantType.QInt8,
@@ -102,7 +103,7 @@ def _by_nncf(artifact: Artifact, calibration: Mapping[str, Array], path: Path, c
 
     from ._nncf import dataset, extremes
 
-    with _prepared(artifact, path.parent) as prepared:
+    with prepared_copy(artifact, path.parent) as prepared:
         quantized = nncf.quantize(
             onnx.load(str(prepared)),
             dataset(calibration),
@@ -116,16 +117,17 @@ def _by_nncf(artifact: Artifact, calibration: Mapping[str, Array], path: Path, c
 
 
 @contextmanager
-def _prepared(artifact: Artifact, folder: Path) -> Iterator[Path]:
+def prepared_copy(artifact: Artifact, folder: Path) -> Iterator[Path]:
     """A copy with shapes inferred and constants folded, as long as it is needed."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    path = folder / f".{artifact.model}-prepared.onnx"
+    source, path = str(artifact.path.resolve()), folder.resolve() / f".{artifact.model}-prepared.onnx"
     try:
-        try:
-            quant_pre_process(str(artifact.path), str(path))
-        except Exception:  # noqa: BLE001 - symbolic inference gives up on some graphs, which plain inference serves
-            quant_pre_process(str(artifact.path), str(path), skip_symbolic_shape=True)
+        with TemporaryDirectory() as scratch, chdir(scratch):  # what it cannot infer is written where we stand
+            try:
+                quant_pre_process(source, str(path))
+            except Exception:  # noqa: BLE001 - a bare Exception: sizes that are computed, as those of an upsampling
+                quant_pre_process(source, str(path), skip_symbolic_shape=True)
         yield path
     finally:
         path.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import numpy as np
 from edgedistill.types import Array, Artifact, Precision
 
 from ._common import conversion
+from ._onnx_quantization import prepared_copy
 from ._qat_match import trained_ends
 
 if TYPE_CHECKING:
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
 
 
 def quantize_trained(
-    artifact: Artifact, trained: Sequence[TrainedRange], samples: Mapping[str, Array], out: Path
+    artifact: Artifact,
+    trained: Sequence[TrainedRange],
+    samples: Mapping[str, Array],
+    out: Path,
+    precision: Precision = Precision.INT8_QAT,
+    *,
+    float_ends: bool = False,  # noqa: ARG001 - TFLite's
 ) -> Artifact:
     """Write an int8 copy of an fp32 file whose activations have the trained ranges.
 
@@ -31,6 +38,8 @@ def quantize_trained(
         trained: its trained tensors, probed with the first of the samples.
         samples: input name -> calibration samples.
         out: folder.
+        precision: what the file is called: INT8_STATIC where it stands in for a calibrated one.
+        float_ends: whether inputs and outputs of a TFLite file are float.
 
     Raises:
         ModelError: onnxruntime's quantiser refuses the file.
@@ -41,12 +50,9 @@ def quantize_trained(
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
     from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
     from onnxruntime.quantization.registry import QDQRegistry
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    path = out / f"{artifact.model}-{Precision.INT8_QAT.short}.onnx"
-    prepared = out / f".{artifact.model}-prepared.onnx"
-    with conversion(artifact.id, "onnxruntime.quantization"):
-        quant_pre_process(str(artifact.path), str(prepared))
+    path = out / f"{artifact.model}-{precision.short}.onnx"
+    with conversion(artifact.id, "onnxruntime.quantization"), prepared_copy(artifact, out) as prepared:
         ends, count = _ends(onnx.load(str(prepared)), trained, samples)
         ranges: Any = {n: (np.array(low, np.float32), np.array(high, np.float32)) for n, (low, high) in ends.items()}
         tool = QDQQuantizer(
@@ -55,14 +61,13 @@ def quantize_trained(
         )  # fmt: skip
         tool.quantize_model()
         tool.model.save_model_to_file(str(path))  # sorts the nodes
-    prepared.unlink()
     return Artifact.of_files(
         path,
         model=artifact.model,
         fmt="onnx",
-        precision=Precision.INT8_QAT,
+        precision=precision,
         signature=artifact.signature,
-        producer={"parent": artifact.sha256, "trained_ranges": count},
+        producer={"parent": artifact.sha256, "scheme": "qat", "trained_ranges": count},
     )
 
 

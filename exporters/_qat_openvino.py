@@ -29,7 +29,13 @@ _LEAST = 1e-12
 
 
 def quantize_trained(
-    artifact: Artifact, trained: Sequence[TrainedRange], samples: Mapping[str, Array], out: Path
+    artifact: Artifact,
+    trained: Sequence[TrainedRange],
+    samples: Mapping[str, Array],
+    out: Path,
+    precision: Precision = Precision.INT8_QAT,
+    *,
+    float_ends: bool = False,  # noqa: ARG001 - TFLite's
 ) -> Artifact:
     """Write an int8 copy of an fp32 file whose activations have the trained ranges.
 
@@ -40,6 +46,8 @@ def quantize_trained(
         trained: its trained tensors, probed with the first of the samples.
         samples: input name -> calibration samples.
         out: folder.
+        precision: what the file is called: INT8_STATIC where it stands in for a calibrated one.
+        float_ends: whether inputs and outputs of a TFLite file are float.
 
     Raises:
         ModelError: OpenVINO refuses the file.
@@ -56,9 +64,9 @@ def quantize_trained(
         rounded = [_round_activation(node, found) for node in model.get_ordered_ops()]
         model.validate_nodes_and_infer_types()
         compress_quantize_weights_transformation(model)
-    path = out / f"{artifact.model}-{Precision.INT8_QAT.short}.xml"
-    producer = {"parent": artifact.sha256, "trained_ranges": sum(rounded)}
-    return save(model, path, artifact.model, Precision.INT8_QAT, artifact.signature, producer)
+    path = out / f"{artifact.model}-{precision.short}.xml"
+    producer = {"parent": artifact.sha256, "scheme": "qat", "trained_ranges": sum(rounded)}
+    return save(model, path, artifact.model, precision, artifact.signature, producer)
 
 
 def _tensors(model: Any, rows: Sequence[Array], count: int) -> dict[str, list[Array]]:

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 
 def quantize_trained(
-    artifact: Artifact, trained: Sequence[TrainedRange], samples: Mapping[str, Array], out: Path
+    artifact: Artifact,
+    trained: Sequence[TrainedRange],
+    samples: Mapping[str, Array],
+    out: Path,
+    precision: Precision = Precision.INT8_QAT,
+    *,
+    float_ends: bool = False,
 ) -> Artifact:
     """Write an int8 copy of an fp32 file whose activations have the trained ranges.
 
@@ -31,20 +37,24 @@ def quantize_trained(
         trained: its trained tensors, probed with the first of the samples.
         samples: input name -> calibration samples.
         out: folder.
+        precision: what the file is called: INT8_STATIC where it stands in for a calibrated one.
+        float_ends: whether inputs and outputs of a TFLite file are float.
 
     Raises:
         ModelError: ai-edge-quantizer refuses the file.
     """
-    from ai_edge_quantizer import calibrator, quantizer, recipe
+    from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe
     from ai_edge_quantizer.utils import qsv_utils
 
-    path = out / f"{artifact.model}-{Precision.INT8_QAT.short}.tflite"
+    path = out / f"{artifact.model}-{precision.short}.tflite"
     names = _signature_inputs(artifact.path)
     taken = {spec.name: spec.dtype for spec in artifact.signature.inputs}
     rows = [values.astype(taken.get(name, values.dtype), copy=False) for name, values in samples.items()]
     feeds = [{name: row[i : i + 1] for name, row in zip(names, rows, strict=True)} for i in range(len(rows[0]))]
     with conversion(artifact.id, "ai-edge-quantizer"):
         tool = quantizer.Quantizer(str(artifact.path), recipe.static_wi8_ai8())
+        for end in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT) if float_ends else ():
+            tool.update_quantization_recipe(".*", end, algorithm_key="no_quantize")
         extremes = calibrator.Calibrator(str(artifact.path), num_threads=1, qsv_update_func=qsv_utils.min_max_update)
         extremes.calibrate({"serving_default": feeds}, tool._recipe_manager)  # noqa: SLF001 - no public way to the ranges
         ranges = extremes.get_model_qsvs()
@@ -56,15 +66,17 @@ def quantize_trained(
                 }
         tool.quantize(ranges, enable_progress_report=False).export_model(str(path), overwrite=True)
     signature = artifact.signature
+    integer = Signature(
+        _as_int8(signature.inputs), _as_int8(signature.outputs), signature.normalization, signature.labels
+    )
     return Artifact.of_files(
         path,
         model=artifact.model,
         fmt="tflite",
-        precision=Precision.INT8_QAT,
-        signature=Signature(
-            _as_int8(signature.inputs), _as_int8(signature.outputs), signature.normalization, signature.labels
-        ),
-        producer={"parent": artifact.sha256, "trained_ranges": len(found.keys() & ranges.keys())},
+        precision=precision,
+        signature=signature if float_ends else integer,
+        producer={"parent": artifact.sha256, "scheme": "qat", "trained_ranges": len(found.keys() & ranges.keys())}
+        | ({"ends": "float32"} if float_ends else {}),
     )
 
 

@@ -33,4 +33,5 @@ for model in [args.model] if args.model else sorted(here.rglob("*.onnx")):
     if args.output:
         np.save(args.output, logits)
     for i, row in enumerate(logits):
-        print(f"{model.name} sample {i}: {LABELS[row.argmax()] if LABELS else row.argmax()}")
+        number = int(row) if np.ndim(row) == 0 else int(row.argmax())  # class numbers come from a graph with argmax
+        print(f"{model.name} sample {i}: {LABELS[number] if LABELS else number}")

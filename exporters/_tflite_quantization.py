@@ -238,4 +238,5 @@ def _signature_inputs(path: Path) -> list[str]:
 
 
 def _as_int8(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(s.name, s.shape, "int8", s.layout) for s in specs)
+    """Float ends become int8; class numbers stay what they are."""
+    return tuple(s if s.dtype.startswith("int") else TensorSpec(s.name, s.shape, "int8", s.layout) for s in specs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,19 @@ def copied(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
     target = tmp_path / "run"
     shutil.copytree(finished[0], target)
     return target
+
+
+def kill_in(stage: str, recipe: Path, run: Path) -> bool:
+    """Start the run and end it by SIGKILL once it says that the stage has begun; whether that was in time."""
+    command = [sys.executable, "-m", "edgedistill.cli", "compress", str(recipe), "--run", str(run)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.split()[:2] == [stage, "..."]:
+                process.send_signal(signal.SIGKILL)
+                break
+        process.stderr.read()
+    return process.returncode == -signal.SIGKILL
 
 
 def last_line(lines: Sequence[str]) -> str:

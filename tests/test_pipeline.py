@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ import yaml
 from edgedistill.pipeline import STAGES
 from edgedistill.recipe import load_recipe, recipe_sha256
 from edgedistill.runs import Run
-from tests.conftest import ROOT, digests, documents, edgedistill, states
+from tests.conftest import ROOT, digests, documents, edgedistill, kill_in, states
 
 Finished = tuple[Path, dict[str, Any]]
 
@@ -170,19 +169,6 @@ def test_a_damaged_stage_is_made_again_with_the_same_digests(recipe: Path, copie
     answer = documents(edgedistill("compress", recipe, "--run", copied, "--json"))
     assert [name for name, state in states(answer).items() if state == "ran"] == ["export"]
     assert digests(answer["report"]) == digests(finished[1]["report"])
-
-
-def kill_in(stage: str, recipe: Path, run: Path) -> bool:
-    """Start the run and end it by SIGKILL once it says that the stage has begun; whether that was in time."""
-    command = [sys.executable, "-m", "edgedistill.cli", "compress", str(recipe), "--run", str(run)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.split()[:2] == [stage, "..."]:
-                process.send_signal(signal.SIGKILL)
-                break
-        process.stderr.read()
-    return process.returncode == -signal.SIGKILL
 
 
 def test_kill_9_in_every_stage_then_the_same_command_finishes_with_the_same_artifacts(

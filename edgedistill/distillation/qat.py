@@ -6,16 +6,20 @@ Inference", CVPR 2018; A. Mishra, D. Marr, "Apprentice", ICLR 2018 (the teacher 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from edgedistill.distillation.equalizing import equalize
 from edgedistill.distillation.fake_quant import LearnedRange, rounded_weights
+from edgedistill.distillation.jobs import cached_train, passes
 from edgedistill.distillation.qat_graph import WEIGHT_AXIS, Recording, graph_of, operator_name, shared_ranges
 from edgedistill.distillation.schemes import Source, train, without_layers
+from edgedistill.distillation.trainer import deterministic
+from edgedistill.recipe import MultiStage
 from edgedistill.recipe_terms import SoftTargets
 from edgedistill.students.build import build, load_checkpoint
 from edgedistill.teachers.build import build_teacher
@@ -29,13 +33,14 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from edgedistill.distillation.jobs import Job
-    from edgedistill.recipe import Distill, Term
+    from edgedistill.recipe import Distill, Recipe, Term
     from edgedistill.types import Array
     from edgedistill.watch import Watch
 
 _PROBES = 2
 """Samples by which a tensor is known again in a file."""
 _BATCH = 16
+_SHARE_OF_EPOCHS, _SHARE_OF_RATE = 0.5, 0.2
 _VALUES = 4096
 """Values kept of a tensor per batch of calibration samples, beside its extremes."""
 
@@ -43,12 +48,12 @@ _VALUES = 4096
 class QuantizedStudent(nn.Module):
     """A student that computes with rounded weights and activations.
 
-    Batch norms are folded into the convolutions before them, as every converter does: what is trained is what is
-    written.
+    Batch norms are folded into the convolutions before them, as every converter does, and the ranges of channels are
+    equalised where that changes nothing else: what is trained is what is written.
 
     Args:
         student: a trained module, one tensor in, one out; it is left as it is.
-        samples: calibration samples, at least two, model-ready.
+        samples: calibration samples, model-ready.
 
     Attributes:
         graph: the same student without rounding, its weights being trained here: what exporters take.
@@ -60,7 +65,8 @@ class QuantizedStudent(nn.Module):
 
     def __init__(self, student: nn.Module, samples: Float[Tensor, "n ..."]) -> None:
         super().__init__()
-        self.graph = graph_of(student, samples[:2])
+        self.graph = graph_of(student, samples)
+        equalize(self.graph, samples)
         self.shares = shared_ranges(self.graph.graph)
         points = sorted(set(self.shares.values()))
         self.ranges = nn.ModuleDict({point: LearnedRange() for point in points})
@@ -134,12 +140,37 @@ class QatJob:
         weights: the trained student's weights.
         settings: of this training.
         samples: calibration samples, model-ready.
+        held_out: rows of the training split that are not learned: they judge the files.
     """
 
     job: Job
     weights: Path
     settings: Distill
     samples: Array
+    held_out: tuple[int, ...] = ()
+
+    @property
+    def resume(self) -> Path:
+        """Folder for checkpoints and logs."""
+        return self.job.resume
+
+
+def qat_settings(recipe: Recipe) -> Distill:
+    """How the student learned, for fewer epochs and at a lower rate, as far as `quantize.qat` does not say otherwise.
+
+    In fp32 without compilation, a warm-up or an average of weights: what is trained on is a trained student already.
+    """
+    given, qat = recipe.distill, recipe.quantize.qat
+    return given.model_copy(
+        update={
+            "epochs": qat.epochs or max(1, round(_SHARE_OF_EPOCHS * passes(given))),
+            "learning_rate": qat.learning_rate or _SHARE_OF_RATE * given.learning_rate,
+            "warmup_epochs": 0.0,
+            "ema": None,
+            "precision": "fp32",
+            "compile": False,
+        }
+    )
 
 
 def train_quantized(
@@ -150,26 +181,44 @@ def train_quantized(
     Raises:
         ModelError: no graph can be made of the student, the loss is not finite, or the teacher changed.
     """
-    job, room = work.job, work.job.room(watch or Silent())
-    recipe, data = job.recipe, room.data
+    job, recipe = work.job, work.job.recipe
+    room = replace(job.room(watch or Silent()), held_out=work.held_out)
+    data = room.data
     spec = recipe.student.model_copy(update={"checkpoint": None})
     student = build(spec, data.sample_shape, data.classes, job.beside, recipe.seed)
     load_checkpoint(student, work.weights)
     teacher = build_teacher(recipe.teacher, data, job.beside, recipe.seed, job.teacher, restored=True)
     load_checkpoint(teacher, job.teacher / "teacher.safetensors")
-    quantized = QuantizedStudent(student, torch.from_numpy(np.array(work.samples)))
-    source = Source(teacher.eval(), job.cache)
+    with deterministic(recipe.seed, recipe.threads):
+        quantized = QuantizedStudent(student, torch.from_numpy(np.array(work.samples)))
+    kept = work.settings.augment is None or work.settings.epochs <= cached_train(recipe.distill).epochs
+    source = Source(teacher.eval(), job.cache if kept else None)  # the cache holds no views of later epochs
     train(room, "student-qat", quantized, terms(recipe.distill), source, work.settings, recipe.seed)
     if keep is not None:
         keep(quantized)
 
 
+def restored(student: nn.Module, samples: Float[Tensor, "n ..."], weights: Path) -> QuantizedStudent:
+    """A student as `train_quantized` left it.
+
+    Args:
+        student: before that training.
+        samples: two or more of any; the ranges are those of the file.
+        weights: the trained state.
+    """
+    quantized = QuantizedStudent(student, samples[:_PROBES])
+    load_checkpoint(quantized, weights)
+    return quantized.eval()
+
+
 def terms(settings: Distill) -> list[Term]:
-    """The objective on logits and labels, as the student learned; soft targets where it has none.
+    """The objective on logits and labels, as the student learned at last; soft targets where it has none.
 
     Terms on layers are left out: the graph has no layers.
     """
-    plain = [term for term in settings.terms if not getattr(term, "student_layers", [])]
+    scheme = settings.scheme
+    learned = scheme.phases[-1].objective if isinstance(scheme, MultiStage) else settings.terms
+    plain = [term for term in learned if not getattr(term, "student_layers", [])]
     if any(term.loss != "cross_entropy" for term in plain):
-        return without_layers(settings.terms)
+        return without_layers(learned)
     return [SoftTargets(loss="soft_targets", weight=1.0, temperature=settings.temperature), *plain]

@@ -56,7 +56,7 @@ def graph_of(student: nn.Module, example: Tensor) -> fx.GraphModule:
 
     Args:
         student: one tensor in, one out; left as it is.
-        example: at least two samples.
+        example: some samples.
 
     Raises:
         ModelError: torch.export refuses the student.
@@ -64,7 +64,8 @@ def graph_of(student: nn.Module, example: Tensor) -> fx.GraphModule:
     batch = torch.export.Dim("batch", min=1, max=1024)
     was_training = student.training
     try:
-        program = torch.export.export(student.eval(), (example,), dynamic_shapes=({0: batch},))
+        several = torch.cat([example, example])[:2]  # a batch of one would be taken for a constant
+        program = torch.export.export(student.eval(), (several,), dynamic_shapes=({0: batch},))
         module: Any = program.run_decompositions({}).module(check_guards=False)
     except Exception as error:
         raise ModelError(
@@ -82,7 +83,29 @@ def graph_of(student: nn.Module, example: Tensor) -> fx.GraphModule:
     _fold_batch_norms(graph)
     _drop_unused_tensors(graph)
     graph.recompile()
+    _check_ends(graph.graph)
     return graph
+
+
+def _check_ends(graph: fx.Graph) -> None:
+    """Refuse what is not one float tensor in and one out.
+
+    Raises:
+        ModelError: the student has other ends.
+    """
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    (returned,) = (node.args[0] for node in graph.nodes if node.op == "output")
+    outputs = list(returned) if isinstance(returned, tuple | list) else [returned]
+    given = [node.meta["val"] for node in inputs]
+    floats = all(isinstance(value, Tensor) and value.is_floating_point() for value in given)
+    if len(inputs) != 1 or not floats or len(outputs) != 1 or not isinstance(outputs[0], fx.Node):
+        raise ModelError(
+            "quantisation-aware training takes students of one float input and one output",
+            where="quantize.qat",
+            expected="forward(samples) that returns one tensor",
+            got=f"{len(inputs)} inputs{'' if floats else ', not all of floats'}, {len(outputs)} outputs",
+            fix="set quantize.qat.when to never and drop int8-qat from export.precisions, or wrap the student",
+        )
 
 
 def operator_name(target: Any) -> str:
@@ -100,20 +123,20 @@ def shared_ranges(graph: fx.Graph) -> dict[str, str]:
             continue
         if _computes(node) and not _is_clamped(node):
             shares[node.name] = node.name
-        elif source is not None and _name(node) in _MOVES and source.name in shares:
+        elif source is not None and node_name(node) in _MOVES and source.name in shares:
             shares[node.name] = shares[source.name]
     return shares
 
 
 def _computes(node: fx.Node) -> bool:
     if node.target is operator.getitem:
-        return _name(node.args[0]) == _BATCH_NORM and node.args[1:] == (0,)
-    return node.op == "placeholder" or _name(node) in _COMPUTES
+        return node_name(node.args[0]) == _BATCH_NORM and node.args[1:] == (0,)
+    return node.op == "placeholder" or node_name(node) in _COMPUTES
 
 
 def _is_clamped(node: fx.Node) -> bool:
     """Whether clamps are all that reads it."""
-    return bool(node.users) and all(_name(user) in _CLAMPS for user in node.users)
+    return bool(node.users) and all(node_name(user) in _CLAMPS for user in node.users)
 
 
 def _is_float(node: fx.Node) -> bool:
@@ -121,15 +144,16 @@ def _is_float(node: fx.Node) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1
 
 
-def _name(node: Any) -> str:
+def node_name(node: Any) -> str:
+    """`conv2d` of a node that calls it; empty for inputs, weights and what is no node."""
     return operator_name(node.target) if isinstance(node, fx.Node) and node.op == "call_function" else ""
 
 
 def _fold_batch_norms(graph: fx.GraphModule) -> None:
     """Put each batch norm that follows a convolution into its weights; its statistics are thereby frozen."""
-    for norm in [n for n in graph.graph.nodes if _name(n) == _BATCH_NORM]:
+    for norm in [n for n in graph.graph.nodes if node_name(n) == _BATCH_NORM]:
         conv = norm.args[0]
-        if _name(conv) not in ("conv1d", "conv2d", "conv3d") or len(conv.users) > 1:
+        if node_name(conv) not in ("conv1d", "conv2d", "conv3d") or len(conv.users) > 1:
             continue
         weight, bias = _folded(graph, conv, norm)
         with graph.graph.inserting_before(conv):
@@ -146,8 +170,8 @@ def _fold_batch_norms(graph: fx.GraphModule) -> None:
 
 def _folded(graph: fx.GraphModule, conv: fx.Node, norm: fx.Node) -> tuple[Tensor, Tensor]:
     """Weight and bias of the convolution that does both."""
-    gamma, beta, mean, variance = (_tensor(graph, argument) for argument in norm.args[1:5])
-    weight, bias = (_tensor(graph, conv.args[i]) if i < len(conv.args) else None for i in (1, 2))
+    gamma, beta, mean, variance = (tensor_of(graph, argument) for argument in norm.args[1:5])
+    weight, bias = (tensor_of(graph, conv.args[i]) if i < len(conv.args) else None for i in (1, 2))
     assert weight is not None  # noqa: S101 - for type checkers: a convolution has weights
     assert mean is not None and variance is not None  # noqa: S101, PT018 - and inference its statistics
     epsilon: Any = norm.args[6]
@@ -156,7 +180,7 @@ def _folded(graph: fx.GraphModule, conv: fx.Node, norm: fx.Node) -> tuple[Tensor
     return weight * gain.reshape(-1, *[1] * (weight.ndim - 1)), shift * gain + (0.0 if beta is None else beta)
 
 
-def _tensor(graph: fx.GraphModule, argument: Any) -> Tensor | None:
+def tensor_of(graph: fx.GraphModule, argument: Any) -> Tensor | None:
     """What an argument reads from the module; None stays None."""
     if argument is None:
         return None

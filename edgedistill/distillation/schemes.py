@@ -54,6 +54,7 @@ class Classroom:
         data: the splits.
         resume: folder for checkpoints and logs, one below it a training.
         watch: where progress goes.
+        held_out: rows of the training split that are not learned.
     """
 
     recipe: Recipe
@@ -61,13 +62,14 @@ class Classroom:
     data: Data
     resume: Path
     watch: Watch
+    held_out: tuple[int, ...] = ()
 
     def lesson(self, settings: Train) -> Lesson:
         """All training samples; those of the validation split are drawn by the recipe's seed, class by class."""
         labels = torch.tensor(np.asarray(self.data.train_labels))
         rows = torch.arange(len(labels))
         kept = _validation(labels, settings.validation_fraction, self.recipe.seed)
-        learned = rows[~torch.isin(rows, kept)]
+        learned = rows[~torch.isin(rows, torch.cat([kept, torch.tensor(self.held_out, dtype=torch.int64)]))]
         return Lesson(torch.tensor(np.asarray(self.data.train_inputs)), labels, learned, kept, self.recipe.seed)
 
     def build(self, spec: StudentModel, seed: int) -> nn.Module:

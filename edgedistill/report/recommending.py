@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def with_choice(artifact: Json, choices: list[Json]) -> Json:
-    """An artifact with its candidates, and notes on a loss beyond the margin and on layers in float."""
+    """An artifact with its candidates, and notes on a loss beyond the margin, on layers in float and on training."""
     choice = next((c for c in choices if c["artifact"] == artifact["id"]), None)
     if choice is None:
         return artifact
@@ -24,7 +24,20 @@ def with_choice(artifact: Json, choices: list[Json]) -> Json:
             f"loses {100 * shipped['drop']:.2f} points of quality against fp32, beyond quantize.max_drop "
             f"(n = {shipped['n']} validation samples)"
         )
+    notes += [_trained(row, ships=row is shipped) for row in choice["candidates"] if row["scheme"] == "qat"]
+    if choice.get("untrained"):
+        notes.append(f"quantisation-aware training is needed and not possible: {choice['untrained']}")
     return {**artifact, "candidates": choice["candidates"], "within_margin": choice["met"], "notes": notes}
+
+
+def _trained(row: Json, *, ships: bool) -> str:
+    """What quantisation-aware training came to."""
+    told = f"quantisation-aware training {'made this file' if ships else 'was tried and is not shipped'}: "
+    told += f"{100 * row['quality']:.1f} % against {100 * row['quality_fp32']:.1f} % of fp32"
+    if row["quality_calibrated"] is not None:
+        gain = 100 * (row["quality"] - row["quality_calibrated"])
+        told += f" and {100 * row['quality_calibrated']:.1f} % of the best calibrated file ({gain:+.1f} points)"
+    return f"{told}, on n = {row['n']} training samples that it did not learn"
 
 
 def recommend(artifacts: list[Json], measurements: list[Json], model: str = "student") -> list[Json]:

@@ -17,13 +17,19 @@ METRIC = "top1"
 HIGHER_IS_BETTER = True
 
 
-def correct(logits: Float[Array, "n classes"], labels: Int[Array, " n"]) -> Bool[Array, " n"]:
-    """Whether the highest logit is the labelled class; a sample with NaN logits is wrong."""
+def correct(logits: Float[Array, "n ..."], labels: Int[Array, " n"]) -> Bool[Array, " n"]:
+    """Whether the highest logit is the labelled class; a sample with NaN logits is wrong.
+
+    One value a sample (n,) is the class number itself, as a graph with argmax gives it.
+    """
+    if logits.ndim == 1:
+        same: Array = logits == labels
+        return same
     right: Array = (logits.argmax(axis=1) == labels) & np.isfinite(logits).all(axis=1)
     return right
 
 
-def quality(logits: Float[Array, "n classes"], labels: Int[Array, " n"]) -> Json:
+def quality(logits: Float[Array, "n ..."], labels: Int[Array, " n"]) -> Json:
     """The report's quality object: top-1 with n and Wilson's 95% interval."""
     return quality_json(wilson(int(correct(logits, labels).sum()), len(labels)))
 
