@@ -146,6 +146,12 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _has_something_to_fold(self) -> Recipe:
+        if "normalization" in self.export.fold and self.data.normalize == "none":
+            raise ValueError("export.fold names normalization, and data.normalize is none; drop one of them")
+        return self
+
+    @model_validator(mode="after")
     def _may_train_on(self) -> Recipe:
         if "int8-qat" in self.export.precisions and self.quantize.qat.when == "never":
             raise ValueError("export.precisions asks for int8-qat, and quantize.qat.when is never; drop one of them")

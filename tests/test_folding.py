@@ -211,6 +211,8 @@ def test_recipes_are_held_to_the_same(words: str, tmp_path: Path) -> None:
     path.write_text(SMALL, encoding="utf-8")
     with pytest.raises(RecipeError, match="fold"):
         load_recipe(path, [f"export.fold={words}"])
+    with pytest.raises(RecipeError, match=r"data\.normalize is none"):
+        load_recipe(path, ["export.fold=[normalization]", "data.normalize=none"])
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,13 @@ def folded_signature(signature: Signature, folds: Sequence[str], outputs: Array,
     own = signature.normalization
     if NORMALIZATION in folds:
         if set(own.mean) == {0.0} and set(own.std) == {1.0}:
-            raise _refused("there is no normalisation to fold", "samples that are model-ready as they are", where)
+            raise ModelError(
+                "there is no normalisation to fold",
+                where=where,
+                expected="a mean or a standard deviation other than 0 and 1",
+                got="samples that are model-ready as they are",
+                fix="drop the word, or say the normalisation (--mean and --std, normalization=, data.normalize)",
+            )
         check_channels(own, signature.inputs[0].shape)
         own = Normalization((0.0,), (1.0,), f"{own.raw}; the normalisation is folded into the graph")
     (given,) = signature.outputs
