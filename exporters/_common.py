@@ -16,8 +16,10 @@ from edgedistill import agent
 from edgedistill.errors import EdgeDistillError, ModelError
 from edgedistill.types import Check, State
 
+from ._support_onnx import keep_modules
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from edgedistill.types import Array, Artifact, Signature
@@ -78,7 +80,8 @@ def torch_to_onnx(
 ) -> None:
     """Write a torch module as one ONNX file; the batch axis is dynamic where the signature's is.
 
-    The file holds no stack traces or paths of this machine, so the same weights give the same bytes.
+    The file holds no stack traces or paths of this machine, so the same weights give the same bytes; of each node
+    it tells the module.
     """
     import torch
 
@@ -98,8 +101,8 @@ def torch_to_onnx(
     if program is None:  # only without dynamo
         raise ModelError("torch.onnx.export returned nothing", where=str(path))
     proto = program.model_proto
+    keep_modules(proto.graph)
     for node in proto.graph.node:
-        del node.metadata_props[:]
         node.doc_string = ""
     for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info, *proto.graph.initializer):
         del value.metadata_props[:]
@@ -122,6 +125,22 @@ def opens(artifact: Artifact, runtime: str) -> Check:
     except (IndexError, ValueError, KeyError):
         told = f"it died with exit code {done.returncode}"
     return Check(name, State.FAIL, f"{runtime} refuses {artifact.path.name}: {told}")
+
+
+def supported(
+    artifact: Artifact, runtimes: Iterable[str], refusals: Callable[[Artifact], Mapping[str, str]]
+) -> list[Check]:
+    """For each runtime: refused by the operators of the file, or opened."""
+    try:
+        refused = refusals(artifact)
+    except Exception:  # noqa: BLE001 - a damaged or missing file has many errors of its reader; opening tells better
+        refused = {}
+    return [
+        Check(f"support:{artifact.id}:{runtime}", State.FAIL, f"not for {runtime}: {refused[runtime]}")
+        if runtime in refused
+        else opens(artifact, runtime)
+        for runtime in runtimes
+    ]
 
 
 def weighted_macs(weights: Sequence[int], output: Sequence[int], channel_axis: int) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgedistill.types import Artifact, MacCount, Precision
 
-from ._common import conversion, opens, torch_to_onnx, weighted_macs
+from ._common import conversion, supported, torch_to_onnx, weighted_macs
 from ._onnx_metadata import embed as embed  # noqa: PLC0414 - this exporter's verb, in a file of its own
 from ._onnx_metadata import metadata as metadata  # noqa: PLC0414 - likewise
 from ._onnx_precisions import PRECISIONS as PRECISIONS  # noqa: PLC0414 - likewise
@@ -19,6 +19,8 @@ from ._onnx_quantization import layers as layers  # noqa: PLC0414 - this exporte
 from ._onnx_quantization import quantize as quantize  # noqa: PLC0414 - likewise
 from ._onnx_quantization import schemes as schemes  # noqa: PLC0414 - likewise
 from ._qat_onnx import quantize_trained as quantize_trained  # noqa: PLC0414 - likewise
+from ._support_onnx import inventory as inventory  # noqa: PLC0414 - likewise
+from ._support_onnx import refusals as refusals  # noqa: PLC0414 - likewise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,8 +81,8 @@ def _copy(source: Path, path: Path) -> None:
 
 
 def check_support(artifact: Artifact) -> list[Check]:
-    """Open the file in onnxruntime."""
-    return [opens(artifact, runtime) for runtime in RUNTIMES]
+    """Open the file in onnxruntime, unless its operators or versions tell that it cannot."""
+    return supported(artifact, RUNTIMES, refusals)
 
 
 def count_macs(artifact: Artifact) -> MacCount:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgedistill.errors import ModelError
-from edgedistill.types import Artifact, Check, MacCount, Precision, Signature, State, TensorSpec
+from edgedistill.types import Artifact, MacCount, Precision, Signature, TensorSpec
 
-from ._common import conversion, example, opens, weighted_macs
+from ._common import conversion, example, supported, weighted_macs
 from ._qat_tflite import quantize_trained as quantize_trained  # noqa: PLC0414 - likewise
+from ._support_tflite import inventory as inventory  # noqa: PLC0414 - likewise
 from ._support_tflite import refusals as refusals  # noqa: PLC0414 - likewise
 from ._tflite_metadata import embed as embed  # noqa: PLC0414 - this exporter's verb, in a file of its own
 from ._tflite_metadata import metadata as metadata  # noqa: PLC0414 - likewise
@@ -22,7 +23,7 @@ from ._tflite_quantization import schemes as schemes  # noqa: PLC0414 - likewise
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edgedistill.types import Array
+    from edgedistill.types import Array, Check
 
 REQUIRES = ("litert_torch", "ai_edge_quantizer", "ai_edge_litert", "tflite_runtime")
 TOOLS = ("torch", "litert-torch", "litert-converter", "ai-edge-quantizer", "ai-edge-litert")
@@ -66,16 +67,7 @@ def export(
 
 def check_support(artifact: Artifact) -> list[Check]:
     """Open the file in both runtimes, unless its operators tell that one cannot compute it."""
-    try:
-        refused = refusals(artifact)
-    except Exception:  # noqa: BLE001 - a damaged or missing file has many errors in flatbuffers; opening tells better
-        refused = {}
-    return [
-        Check(f"support:{artifact.id}:{runtime}", State.FAIL, f"not for {runtime}: {refused[runtime]}")
-        if runtime in refused
-        else opens(artifact, runtime)
-        for runtime in RUNTIMES
-    ]
+    return supported(artifact, RUNTIMES, refusals)
 
 
 def count_macs(artifact: Artifact) -> MacCount:
