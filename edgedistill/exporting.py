@@ -16,6 +16,7 @@ from edgedistill.parity import Parity, compare_outputs, worst
 from edgedistill.plugins import load_exporter
 from edgedistill.recipe import ParitySettings
 from edgedistill.runs import require_space, storage_errors, write_atomically
+from edgedistill.supporting import require_convertible
 from edgedistill.types import Array, Artifact, Json, Normalization, Precision, Signature
 
 if TYPE_CHECKING:
@@ -132,6 +133,8 @@ def write(
     wanted = list(dict.fromkeys(Precision.parse(word) for word in ("fp32", *precisions)))
     exporters = {fmt: load_exporter(fmt) for fmt in to}
     _check(source, exporters, wanted, calibration, out)
+    on_step("look at the operators", 0, 2 * len(exporters) * len(wanted))
+    require_convertible(source.model, source.name, source.signature, tuple(exporters), source.inputs, opset)
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     jobs = [(fmt, precision) for fmt in exporters for precision in wanted]

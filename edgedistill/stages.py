@@ -31,6 +31,7 @@ from edgedistill.stored import (
     write_artifacts,
     write_json,
 )
+from edgedistill.supporting import require_convertible
 from edgedistill.types import Array, Json, Precision
 
 if TYPE_CHECKING:
@@ -78,12 +79,14 @@ class Stages:
 
     def student(self, data_stage: Stage, out: Path) -> None:
         """The student as it starts: seeded initial weights, or its checkpoint."""
-        from edgedistill.students.build import facts, save_facts, save_weights
+        from edgedistill.students.build import facts, save_facts, save_weights, signature
 
         data = load_data(data_stage)
         module = self._built(self.recipe.student, data)
         save_weights(module, out / "initial.safetensors")
         save_facts(facts(module, data.sample_shape), out / "facts.json")
+        # before hours of training: what no format takes is no student
+        require_convertible(module.eval(), "student", signature(data), self.recipe.export.formats)
 
     def cache(self, data_stage: Stage, teacher: Stage, out: Path) -> None:
         """The teacher's answers, where keeping them pays."""
@@ -118,6 +121,8 @@ class Stages:
         models = ({} if hidden else {"teacher": taught_by}) | {
             "student": self._restored(self.recipe.student, data, distilled.path / "student.safetensors"),
         }
+        for name, module in models.items():
+            require_convertible(module, name, signature(data), self.recipe.export.formats)
         artifacts = []
         for name, module, fmt in self._steps(
             [(n, m, f) for n, m in models.items() for f in self.recipe.export.formats], "export {0} to {2}"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,17 +18,24 @@ from edgedistill.errors import EdgeDistillError, ModelError
 from edgedistill.types import Check, State
 
 from ._support_onnx import keep_modules
+from ._support_replacements import replacement
+from ._support_torch import blamed, places
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from edgedistill.types import Array, Artifact, Signature
 
 
 @contextmanager
-def conversion(what: str, tool: str) -> Iterator[None]:
-    """Tell any failure of a converter as an error about the model, in the converter's own first words.
+def conversion(what: str, tool: str, model: Any = None, inputs: tuple[Any, ...] = ()) -> Iterator[None]:
+    """Tell any failure of a converter as an error about the model: the operator it names, where it stands, a way out.
+
+    Args:
+        what: the model's name.
+        tool: the converter's.
+        model: the torch module, in which the operator is looked up.
+        inputs: that it takes.
 
     Raises:
         ModelError: the converter failed.
@@ -39,13 +47,18 @@ def conversion(what: str, tool: str) -> Iterator[None]:
     except (EdgeDistillError, OSError):
         raise
     except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
+        operator, told = blamed(error)
+        modules = places(model, inputs, operator) if operator and inputs else []
+        instead = replacement(operator) if operator else ""
+        where = ", ".join(modules)
+        named = f"{operator} ({where}): " if where else f"{operator}: " if operator else ""
         raise ModelError(
-            f"{tool} cannot convert {what}: {lines[0][:300]}",
-            where=what,
+            f"{tool} cannot convert {what}: {named}{told[:300]}",
+            where=where or operator or what,
             expected=f"a model that {tool} can convert",
-            got=f"{type(error).__name__}: {lines[0][:300]}",
-            fix="replace the operation it names, or leave this format out of export.formats (--debug shows all)",
+            got=f"{type(error).__name__}: {told[:300]}",
+            fix=f"{f'write instead: {instead}' if instead else 'replace the operation it names'}, "
+            "or leave this format out (--to, export.formats); --debug shows all",
         ) from error
 
 
@@ -69,6 +82,22 @@ def example(signature: Signature, batch: int, given: Mapping[str, Array] | None 
             tensor = tensor.to(getattr(torch, spec.dtype))
         tensors.append(tensor)
     return tuple(tensors)
+
+
+def require_torch(model: Any, name: str, fmt: str) -> None:
+    """Refuse an ONNX file where only a torch model can be converted.
+
+    Raises:
+        ModelError: the model is a file.
+    """
+    if isinstance(model, Path):
+        raise ModelError(
+            f"{name} is written from torch models, not from ONNX files",
+            where=str(model),
+            expected="a .pt2 program or an import path",
+            got=model.name,
+            fix=f"give the torch model (torch.export.save writes a .pt2), or leave {fmt} out of --to",
+        )
 
 
 def torch_to_onnx(

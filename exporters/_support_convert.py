@@ -11,9 +11,10 @@ import re
 from contextlib import redirect_stdout
 from functools import cache
 from io import StringIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._common import example
+from ._common import example, require_torch
 from ._support_torch import captured, lacking, shapeless
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def foresee_onnx(
     Raises:
         ModelError: torch.export cannot follow the model.
     """
+    if isinstance(model, Path):
+        return []  # an ONNX file already: its own inventory tells
     program = captured(model, example(signature, 2, examples), strict_too=True)
     from torch.onnx._internal.exporter import _core, _dispatching
 
@@ -79,6 +82,8 @@ def foresee_openvino(
     Raises:
         ModelError: torch.export cannot follow the model.
     """
+    if isinstance(model, Path):
+        return []
     rows = foresee_onnx(model, signature, examples, opset, "openvino")
     program = captured(model, example(signature, 2, examples), strict_too=True)
     return [*rows, *lacking(program, "openvino", lambda name, _: _listed(_OPENVINO, name))]
@@ -95,11 +100,11 @@ def foresee_tflite(
     Raises:
         ModelError: torch.export cannot follow the model.
     """
+    require_torch(model, "TFLite", "tflite")
     program = captured(model, example(signature, 1, examples))
     from litert_torch import fx_infra
     from litert_torch._convert import core
     from litert_torch.backend import lowerings
-
 
     def why(_: str, node: Any) -> str:
         return "" if lowerings.lookup(node.target) else "litert-torch has no lowering for it"
@@ -128,6 +133,7 @@ def foresee_ncnn(
     Raises:
         ModelError: torch.export cannot follow the model.
     """
+    require_torch(model, "ncnn", "ncnn")
     program = captured(model, example(signature, 1, examples))
     return [*lacking(program, "ncnn", lambda name, _: _listed(_NCNN, name)), *shapeless(program, "ncnn")]
 

@@ -27,7 +27,18 @@ _FIRST_WITH_OPSET = {
     8: "0.1", 9: "0.3", 10: "0.4", 11: "1.0", 12: "1.3", 13: "1.6", 14: "1.8", 15: "1.9", 16: "1.11", 17: "1.12",
     18: "1.14", 19: "1.16", 20: "1.17", 21: "1.18", 22: "1.21", 23: "1.23", 24: "1.24", 25: "1.24", 26: "1.25",
 }  # fmt: skip
-_FIRST_WITH_IR = {4: "0.4", 5: "0.4", 6: "1.0", 7: "1.5", 8: "1.10", 9: "1.15", 10: "1.18", 11: "1.23", 12: "1.24", 13: "1.24"}
+_FIRST_WITH_IR = {
+    4: "0.4",
+    5: "0.4",
+    6: "1.0",
+    7: "1.5",
+    8: "1.10",
+    9: "1.15",
+    10: "1.18",
+    11: "1.23",
+    12: "1.24",
+    13: "1.24",
+}
 _WITHOUT_KERNEL = ("Constant",)  # executed by nobody: read when the file is
 
 
@@ -164,7 +175,7 @@ def _inlined(domain: str, kind: str, since: int) -> bool:
         schema = onnx.defs.get_schema(kind, since, "" if domain == "ai.onnx" else domain)
     except onnx.defs.SchemaError:
         return True  # unknown to onnx, known to onnxruntime: opening tells
-    return bool(schema.has_function or schema.has_context_dependent_function)
+    return any(getattr(schema, name) for name in ("has_function", "has_context_dependent_function"))  # not in its stubs
 
 
 def _versions_refused(ir: int, opset: int) -> str:
@@ -182,7 +193,11 @@ def _versions_refused(ir: int, opset: int) -> str:
 
 def _newest_opset(otherwise: int) -> int:
     schemas, _ = _registry()
-    return max((n for versions in schemas["ai.onnx"].values() for n in versions), default=0) if schemas and otherwise else 0
+    return (
+        max((n for versions in schemas["ai.onnx"].values() for n in versions), default=0)
+        if schemas and otherwise
+        else 0
+    )
 
 
 def _missing_weights(model: Any, artifact: Artifact) -> str:

@@ -62,7 +62,7 @@ def _operator(opset: str, kind: str, count: int, modules: tuple[str, ...]) -> Op
 
 @cache
 def _refused(opset: str, kind: str) -> str:
-    """Why the installed OpenVINO cannot make such an operator; empty if it can, or if it has opsets beside the numbered."""
+    """Why the installed OpenVINO cannot make such an operator; empty if it can."""
     from openvino.utils.node_factory import _NodeFactory
 
     installed = f"OpenVINO {version('openvino').split('-')[0]}"

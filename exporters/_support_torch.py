@@ -79,7 +79,8 @@ def lacking(program: Any, runtime: str, why: Callable[[str, Any], str]) -> list[
     for name, module, node in operators(program):
         told = why(name, node)
         if told:
-            places.setdefault((name, told), []).append(module or ITSELF)
+            written = str(node.meta.get("original_aten") or name)  # before it was decomposed
+            places.setdefault((written, told), []).append(module or ITSELF)
     return [row(name, runtime, told, modules) for (name, told), modules in places.items()]
 
 
@@ -93,7 +94,7 @@ def row(name: str, runtime: str, told: str, modules: Iterable[str]) -> Operator:
 
 
 def shapeless(program: Any, runtime: str) -> list[Operator]:
-    """The operator that gives an output a shape that depends on values, if one does: samples cannot be compared then."""
+    """The operator that gives an output a shape that depends on values, if one does: samples do not compare then."""
     (end,) = program.graph.find_nodes(op="output")
     if all(_fixed(node.meta.get("val")) for node in end.all_input_nodes):
         return []
@@ -135,15 +136,14 @@ _NAMED = (
 )
 
 
-def places(model: Any, name: str) -> list[str]:
-    """Modules of a model, captured before, in which an operator stands; the overload need not be told."""
-    word = name.split(".")[1] if name.count(".") else name
-    found = [
-        module or ITSELF
-        for program in _captured.get(model, {}).values()
-        for own, module, _ in operators(program)
-        if own == name or own.split(".")[1] == word
-    ]
+def places(model: Any, inputs: tuple[Any, ...], name: str) -> list[str]:
+    """Modules in which an operator of torch stands; none where the name is another's or torch.export fails."""
+    word = re.split(r"\.|::", name)[1 if re.search(r"\.|::", name) else 0]
+    try:
+        program = captured(model, inputs)
+    except ModelError:
+        return []
+    found = [module or ITSELF for own, module, _ in operators(program) if own.split(".")[1] == word]
     return list(dict.fromkeys(found))
 
 
@@ -201,6 +201,11 @@ def _line(error: Exception) -> str:
     ours = Path(__file__).parent
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         file = Path(frame.filename)
-        if file.is_file() and libraries not in file.parents and file.parent != ours and "edgedistill" not in file.parts[-3:]:
+        if (
+            file.is_file()
+            and libraries not in file.parents
+            and file.parent != ours
+            and "edgedistill" not in file.parts[-3:]
+        ):
             return f"{file.name}:{frame.lineno}: {frame.line}"
     return ""

@@ -6,11 +6,11 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgedistill.errors import ModelError
 from edgedistill.types import Artifact, MacCount, Precision, Signature, TensorSpec
 
-from ._common import conversion, example, supported, weighted_macs
+from ._common import conversion, example, require_torch, supported, weighted_macs
 from ._qat_tflite import quantize_trained as quantize_trained  # noqa: PLC0414 - likewise
+from ._support_convert import foresee_tflite as foresee  # noqa: F401 - likewise
 from ._support_tflite import inventory as inventory  # noqa: PLC0414 - likewise
 from ._support_tflite import refusals as refusals  # noqa: PLC0414 - likewise
 from ._tflite_metadata import embed as embed  # noqa: PLC0414 - this exporter's verb, in a file of its own
@@ -49,18 +49,11 @@ def export(
     """Torch -> TFLite (litert-torch), batch 1; 64-bit integers become 32-bit ones."""
     import litert_torch
 
-    if isinstance(model, Path):
-        raise ModelError(
-            "TFLite is written from torch models, not from ONNX files",
-            where=str(model),
-            expected="a .pt2 program or an import path",
-            got=model.name,
-            fix="give the torch model (torch.export.save writes a .pt2), or leave tflite out of --to",
-        )
+    require_torch(model, "TFLite", "tflite")
     path = out / f"{name}-fp32.tflite"
     values = example(_fixed(signature), 1, examples)
     named = {spec.name: tensor for spec, tensor in zip(signature.inputs, values, strict=True)}
-    with conversion(name, "litert-torch"):
+    with conversion(name, "litert-torch", model, values):
         litert_torch.convert(model, sample_kwargs=_by_parameter(model, named)).export(str(path))
     return Artifact.of_files(path, model=name, fmt="tflite", precision=Precision.FP32, signature=_fixed(signature))
 
