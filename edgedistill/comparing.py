@@ -144,6 +144,10 @@ def generated(artifact: Artifact, path: Path, count: int = 32) -> Path:
     job = BenchmarkJob(artifact.path, subject.runtime)
     specs = load_device("cpu").run("cpu", job).document["inputs"]
     rng = np.random.default_rng(0)
-    arrays = {s["name"]: rng.standard_normal((count, *s["shape"][1:])).astype(np.float32) for s in specs}
+    arrays: dict[str, Array] = {}
+    for spec in specs:  # 0 and 1 are in every table of embeddings
+        shape = (count, *spec["shape"][1:])
+        whole = np.dtype(spec["dtype"]).kind in "iub" and "quantization" not in spec
+        arrays[spec["name"]] = rng.integers(0, 2, shape) if whole else rng.standard_normal(shape).astype(np.float32)
     np.savez(path, **arrays)
     return path

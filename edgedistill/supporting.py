@@ -32,7 +32,7 @@ def foreseen(
         opset: of ONNX files.
 
     Returns:
-        Format -> operators it refuses (maybe none); format -> why the model cannot even be looked at.
+        Format -> the model's operators, with those it refuses; format -> why the model cannot even be looked at.
     """
     operators: dict[str, list[Operator]] = {}
     errors: dict[str, ModelError] = {}
@@ -61,17 +61,20 @@ def require_convertible(
         ModelError: with the operators, their modules, and what is usually written instead.
     """
     operators, errors = foreseen(model, signature, formats, examples, opset)
-    reasons = {fmt: _reason(rows) for fmt, rows in operators.items() if rows}
+    rows_refused = {fmt: [row for row in rows if row.refused] for fmt, rows in operators.items()}
+    reasons = {fmt: _reason(rows) for fmt, rows in rows_refused.items() if rows}
     reasons |= {fmt: error.message for fmt, error in errors.items()}
     if not reasons:
         return
     by_reason: dict[str, list[str]] = {}
     for fmt, reason in reasons.items():
         by_reason.setdefault(reason, []).append(fmt)
-    refused = [row for rows in operators.values() for row in rows]
+    refused = [row for rows in rows_refused.values() for row in rows]
     modules = list(dict.fromkeys(module for row in refused for module in row.modules))
     modules += [error.where for error in errors.values() if error.where not in modules]
-    ways = dict.fromkeys(f"write {row.replacement} instead of {row.type}" for row in refused if row.replacement)
+    ways = dict.fromkeys(
+        f"write {row.replacement} instead of {row.type.split('.')[0]}" for row in refused if row.replacement
+    )
     ways |= dict.fromkeys(error.fix for error in errors.values() if error.fix)
     leave = f"leave {', '.join(reasons)} out (--to, export.formats)"
     raise ModelError(

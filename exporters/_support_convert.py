@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._common import example, require_torch
-from ._support_torch import captured, lacking, shapeless
+from ._support_torch import captured, lacking, listed, shapeless
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,6 +27,7 @@ _TFLITE = {
     r"aten\.(sort|topk|msort|argsort)\.": _NO_TFLITE_KERNEL,
     r"aten\.(col2im|max_unpool2d)\.": _NO_TFLITE_KERNEL,
     r"aten\._fft_(c2c|c2r)\.": "litert-torch lowers no complex inputs",
+    r"aten\.(linalg_inv|linalg_inv_ex)\.": "litert-torch fails on its decomposition",
     r"aten\.(nonzero|masked_select)\.": "litert-torch lowers no shape that depends on values",
 }
 _OPENVINO = {
@@ -52,7 +53,7 @@ def foresee_onnx(
     opset: int | None = None,
     runtime: str = "onnx",
 ) -> list[Operator]:
-    """Operators for which torch.onnx has neither a translation nor a decomposition.
+    """Operators of the model; refused are those for which torch.onnx has neither a translation nor a decomposition.
 
     Raises:
         ModelError: torch.export cannot follow the model.
@@ -71,13 +72,13 @@ def foresee_onnx(
         prepared = _core._prepare_exported_program_for_export(program, registry=registry)  # noqa: SLF001 - what torch.onnx does itself
         return lacking(prepared, runtime, why)
 
-    return [*_cautiously(asked), *shapeless(program, runtime)]
+    return listed(program, [*_cautiously(asked), *shapeless(program, runtime)])
 
 
 def foresee_openvino(
     model: Any, signature: Signature, examples: Mapping[str, Array] | None = None, opset: int | None = None
 ) -> list[Operator]:
-    """What torch.onnx does not translate, and what OpenVINO then does not read.
+    """Operators of the model; refused is what torch.onnx does not translate, or OpenVINO then does not read.
 
     Raises:
         ModelError: torch.export cannot follow the model.
@@ -86,7 +87,8 @@ def foresee_openvino(
         return []
     rows = foresee_onnx(model, signature, examples, opset, "openvino")
     program = captured(model, example(signature, 2, examples), strict_too=True)
-    return [*rows, *lacking(program, "openvino", lambda name, _: _listed(_OPENVINO, name))]
+    refused = [row for row in rows if row.refused]
+    return listed(program, [*refused, *lacking(program, "openvino", lambda name, _: _tried(_OPENVINO, name))])
 
 
 def foresee_tflite(
@@ -95,7 +97,7 @@ def foresee_tflite(
     examples: Mapping[str, Array] | None = None,
     opset: int | None = None,  # noqa: ARG001 - ONNX's
 ) -> list[Operator]:
-    """Operators that litert-torch does not lower, or lowers to what no TFLite runtime computes.
+    """Operators of the model; refused is what litert-torch does not lower, or lowers to what no runtime computes.
 
     Raises:
         ModelError: torch.export cannot follow the model.
@@ -118,8 +120,8 @@ def foresee_tflite(
         decomposed = fx_infra.safe_run_decompositions(passed, fx_infra.decomp.pre_lower_decomp(), can_skip=False)
         return lacking(decomposed, "tflite", why)
 
-    listed = lacking(program, "tflite", _tflite)
-    return [*listed, *([] if listed else _cautiously(asked)), *shapeless(program, "tflite")]
+    tried = lacking(program, "tflite", _tflite)
+    return listed(program, [*tried, *([] if tried else _cautiously(asked)), *shapeless(program, "tflite")])
 
 
 def foresee_ncnn(
@@ -128,14 +130,15 @@ def foresee_ncnn(
     examples: Mapping[str, Array] | None = None,
     opset: int | None = None,  # noqa: ARG001 - ONNX's
 ) -> list[Operator]:
-    """Operators that reach ncnn on none of the ways that the exporter tries.
+    """Operators of the model; refused is what reaches ncnn on none of the ways that the exporter tries.
 
     Raises:
         ModelError: torch.export cannot follow the model.
     """
     require_torch(model, "ncnn", "ncnn")
     program = captured(model, example(signature, 1, examples))
-    return [*lacking(program, "ncnn", lambda name, _: _listed(_NCNN, name)), *shapeless(program, "ncnn")]
+    refused = lacking(program, "ncnn", lambda name, _: _tried(_NCNN, name))
+    return listed(program, [*refused, *shapeless(program, "ncnn")])
 
 
 def _cautiously(ask: Callable[[], list[Operator]]) -> list[Operator]:
@@ -165,8 +168,8 @@ def _tflite(name: str, node: Any) -> str:
         return "TFLite has bitwise operators on booleans alone"
     if name == "aten.index.Tensor" and any(not isinstance(size, int) for size in value.shape):
         return _TFLITE[r"aten\.(nonzero|masked_select)\."]
-    return _listed(_TFLITE, name)
+    return _tried(_TFLITE, name)
 
 
-def _listed(table: Mapping[str, str], name: str) -> str:
+def _tried(table: Mapping[str, str], name: str) -> str:
     return next((why for pattern, why in table.items() if re.match(pattern, name)), "")

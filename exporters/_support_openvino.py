@@ -81,4 +81,4 @@ def _refused(opset: str, kind: str) -> str:
 
 def _where(name: str) -> str:
     """The module of the student in files that we wrote (`module/Type_number`), else the layer's name."""
-    return name.rpartition("/")[0] or name
+    return name.partition("/")[0] or name

@@ -43,7 +43,7 @@ def captured(model: Any, inputs: tuple[Any, ...], *, strict_too: bool = False) -
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                kept[key] = torch.export.export(model, inputs)
+                kept[key] = torch.export.export(_interpreted(model), inputs)
             except Exception as error:
                 if not strict_too:
                     raise _not_captured(model, inputs, error) from error
@@ -52,6 +52,23 @@ def captured(model: Any, inputs: tuple[Any, ...], *, strict_too: bool = False) -
                 except Exception:  # noqa: BLE001 - dynamo has many; the first error speaks of the model's own code
                     raise _not_captured(model, inputs, error) from error
     return kept[key]
+
+
+def _interpreted(model: Any) -> Any:
+    """A program that was saved is run operator by operator, so that each keeps the module it came from."""
+    import torch
+
+    class Interpreted(torch.nn.Module):
+        def __init__(self, graph: torch.fx.GraphModule) -> None:
+            super().__init__()
+            self.graph = graph
+
+        def forward(self, *inputs: Any) -> Any:
+            with torch.fx.traceback.preserve_node_meta():
+                return torch.fx.Interpreter(self.graph).run(*inputs)
+
+    inner = getattr(model, "module", None)
+    return Interpreted(inner) if isinstance(inner, torch.fx.GraphModule) else model
 
 
 def operators(program: Any) -> Iterator[tuple[str, str, Any]]:
@@ -79,18 +96,38 @@ def lacking(program: Any, runtime: str, why: Callable[[str, Any], str]) -> list[
     for name, module, node in operators(program):
         told = why(name, node)
         if told:
-            written = str(node.meta.get("original_aten") or name)  # before it was decomposed
-            places.setdefault((written, told), []).append(module or ITSELF)
+            places.setdefault((_written(name, node), told), []).append(module or ITSELF)
     return [row(name, runtime, told, modules) for (name, told), modules in places.items()]
 
 
+def _written(name: str, node: Any) -> str:
+    """The operator as the model wrote it, before it was decomposed."""
+    sources = node.meta.get("from_node")
+    while sources:
+        target = str(sources[0].target)
+        name = target if re.fullmatch(r"\w+\.\w+\.\w+", target) else name
+        sources = sources[0].from_node
+    return name
+
+
+def listed(program: Any, refused: list[Operator]) -> list[Operator]:
+    """The refused ones first, then all others of the program."""
+    known = {f"{one.domain}.{one.type}" for one in refused}
+    places: dict[str, list[str]] = {}
+    for name, module, _ in operators(program):
+        if name not in known:
+            places.setdefault(name, []).append(module or ITSELF)
+    return [*refused, *(row(name, "", "", modules) for name, modules in places.items())]
+
+
 def row(name: str, runtime: str, told: str, modules: Iterable[str]) -> Operator:
-    """An operator of torch that a format does not take."""
+    """An operator of torch; `told` is why a format does not take it, empty if it does."""
     found = list(modules)
     domain, _, kind = name.partition(".")
     custom = domain not in ("aten", "prims", "torchvision")
     instead = replacement("data-dependent" if "depends on values" in told else kind, custom=custom)
-    return Operator(domain, kind, 0, len(found), tuple(dict.fromkeys(found)), {runtime: told}, instead)
+    refused = {runtime: told} if told else {}
+    return Operator(domain, kind, 0, len(found), tuple(dict.fromkeys(found)), refused, instead if told else "")
 
 
 def shapeless(program: Any, runtime: str) -> list[Operator]:
