@@ -68,7 +68,8 @@ def _of_file(artifact: Artifact) -> Json:
     found = inventory_of(artifact)
     checks = load_exporter(artifact.format).check_support(artifact)
     takers = [
-        {"name": check.id.rsplit(":", 1)[1], "takes": check.state == "pass", "reason": check.reason} for check in checks
+        {"name": runtime, "takes": check.state == "pass", "reason": check.reason.removeprefix(f"not for {runtime}: ")}
+        for check, runtime in ((check, check.id.rsplit(":", 1)[1]) for check in checks)
     ]
     return {
         "model": str(artifact.path),
@@ -84,7 +85,7 @@ def _of_model(target: str, formats: Sequence[str], shapes: tuple[str, ...], argu
     """Operators as torch.export sees them, and which formats take them."""
     from edgedistill.progress import TerminalWatch
     from edgedistill.sources import Options, load
-    from edgedistill.supporting import foreseen
+    from edgedistill.supporting import foreseen, reason_of
 
     watch = TerminalWatch()
     with tempfile.TemporaryDirectory() as folder, watch.bar, watch.captured(Path(folder) / "log"):  # torch is talkative
@@ -101,7 +102,7 @@ def _of_model(target: str, formats: Sequence[str], shapes: tuple[str, ...], argu
             entry["replacement"] = entry["replacement"] or operator.replacement
     reasons = {fmt: error.message for fmt, error in errors.items()}
     reasons |= {
-        fmt: f"refuses {', '.join(f'{row.domain}.{row.type}' for row in found if row.refused)}"
+        fmt: reason_of([row for row in found if row.refused], instead=True)
         for fmt, found in rows.items()
         if any(row.refused for row in found)
     }
@@ -134,9 +135,5 @@ def _show(document: Json) -> None:
         name = Text(row["type"] if document["format"] in ("tflite", "ncnn") else f"{row['domain']}.{row['type']}")
         table.add_row(name, str(row["version"] or "-"), str(row["count"]), Text(places), *marks)
     console().print(table)
-    for row in document["operators"]:
-        for taker, why in row["refused"].items():
-            instead = f"; instead: {row['replacement']}" if row["replacement"] else ""
-            say(f"{taker}: {row['type']} ({', '.join(row['modules'][:_SHOWN])}): {why}{instead}")
     for taker in document["takers"]:
         say(f"{taker['name']}: {'takes it' if taker['takes'] else 'refuses it'} ({taker['reason']})")

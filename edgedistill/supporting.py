@@ -62,7 +62,7 @@ def require_convertible(
     """
     operators, errors = foreseen(model, signature, formats, examples, opset)
     rows_refused = {fmt: [row for row in rows if row.refused] for fmt, rows in operators.items()}
-    reasons = {fmt: _reason(rows) for fmt, rows in rows_refused.items() if rows}
+    reasons = {fmt: reason_of(rows) for fmt, rows in rows_refused.items() if rows}
     reasons |= {fmt: error.message for fmt, error in errors.items()}
     if not reasons:
         return
@@ -86,9 +86,13 @@ def require_convertible(
     )
 
 
-def _reason(rows: Sequence[Operator]) -> str:
-    """Operators with their modules and why."""
-    texts = [f"{row.domain}.{row.type} ({_some(row.modules)}): {next(iter(row.refused.values()))}" for row in rows]
+def reason_of(rows: Sequence[Operator], *, instead: bool = False) -> str:
+    """Refused operators with their modules and why; `instead`: and what is usually written."""
+    texts = [
+        f"{row.domain}.{row.type} ({_some(row.modules)}): {next(iter(row.refused.values()))}"
+        + (f"; instead: {row.replacement}" if instead and row.replacement else "")
+        for row in rows
+    ]
     return "; ".join([*texts[:_SHOWN], *([f"and {len(texts) - _SHOWN} more"] if len(texts) > _SHOWN else [])])
 
 

@@ -22,23 +22,17 @@ MODULE = "module"
 """Key of a node's metadata that names the student's module it comes from."""
 
 # first onnxruntime release that takes an opset or an IR version: up to opset 18 as onnxruntime's docs/Versioning.md
-# and compatibility page say, above asked of the releases 1.15 to 1.31 themselves with a file of one Identity
+# and compatibility page say, above asked of the releases 1.15 to 1.32 themselves with a file of one Identity
+_ASKED_UP_TO = "1.32"
 _FIRST_WITH_OPSET = {
     8: "0.1", 9: "0.3", 10: "0.4", 11: "1.0", 12: "1.3", 13: "1.6", 14: "1.8", 15: "1.9", 16: "1.11", 17: "1.12",
     18: "1.14", 19: "1.16", 20: "1.17", 21: "1.18", 22: "1.21", 23: "1.23", 24: "1.24", 25: "1.24", 26: "1.25",
+    27: "1.32", 28: "1.32",
 }  # fmt: skip
 _FIRST_WITH_IR = {
-    4: "0.4",
-    5: "0.4",
-    6: "1.0",
-    7: "1.5",
-    8: "1.10",
-    9: "1.15",
-    10: "1.18",
-    11: "1.23",
-    12: "1.24",
-    13: "1.24",
-}
+    4: "0.4", 5: "0.4", 6: "1.0", 7: "1.5", 8: "1.10", 9: "1.15", 10: "1.18", 11: "1.23", 12: "1.24", 13: "1.24",
+    14: "1.32",
+}  # fmt: skip
 _WITHOUT_KERNEL = ("Constant",)  # executed by nobody: read when the file is
 
 
@@ -179,25 +173,15 @@ def _inlined(domain: str, kind: str, since: int) -> bool:
 
 
 def _versions_refused(ir: int, opset: int) -> str:
-    """Why the file's versions are too new for the onnxruntime that is installed, if they are."""
+    """Why the file's versions are too new for the onnxruntime that is installed, if they are known to be."""
     installed = version("onnxruntime")
     for what, number, table in (("IR version", ir, _FIRST_WITH_IR), ("opset", opset, _FIRST_WITH_OPSET)):
-        newest = max(table)
         first = table.get(number)
         if first is not None and _numbers(first) > _numbers(installed):
             return f"its {what} is {number}, which onnxruntime takes from {first} on; installed is {installed}"
-        if number > newest and number > _newest_opset(newest if what == "opset" else 0):
-            return f"its {what} is {number}, newer than onnxruntime {installed} is known to take ({newest})"
+        if number > max(table) and _numbers(installed) <= _numbers(_ASKED_UP_TO):
+            return f"its {what} is {number}, onnxruntime {installed} takes up to {max(table)}"
     return ""
-
-
-def _newest_opset(otherwise: int) -> int:
-    schemas, _ = _registry()
-    return (
-        max((n for versions in schemas["ai.onnx"].values() for n in versions), default=0)
-        if schemas and otherwise
-        else 0
-    )
 
 
 def _missing_weights(model: Any, artifact: Artifact) -> str:
