@@ -128,7 +128,7 @@ def _arrays(path: Path | None, option: str) -> Mapping[str, Array] | None:
 
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+            found = {key: archive[key] for key in archive.files}
     except Exception as error:  # missing, damaged, no archive: OSError, ValueError, BadZipFile, ...
         raise UsageError(
             f"{path} cannot be read: {error}",
@@ -137,3 +137,13 @@ def _arrays(path: Path | None, option: str) -> Mapping[str, Array] | None:
             got=type(error).__name__,
             fix="write it with numpy.savez(path, NAME=array)",
         ) from error
+    for key, array in found.items():
+        if array.dtype.kind not in "biuf" or array.ndim == 0 or len(array) == 0:
+            raise UsageError(
+                f"the array {key} holds no samples of numbers",
+                where=f"{option} {path}, array {key}",
+                expected="numbers, first axis: samples, at least one",
+                got=f"{array.dtype} of shape {array.shape}",
+                fix="write it with numpy.savez(path, NAME=array)",
+            )
+    return found

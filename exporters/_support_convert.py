@@ -39,7 +39,7 @@ _NCNN = {
     r"aten\.(fft_\w+|_fft_\w+|stft|complex|view_as_real|view_as_complex|polar)\.": _NO_LAYER,
     r"aten\.(nonzero|masked_select|_unique2|unique_\w+)\.": _NO_LAYER,
     r"aten\.(sort|topk|kthvalue|median|gather|scatter|scatter_add|bucketize|cumprod|logcumsumexp|cdist)\.": _NO_LAYER,
-    r"aten\.(rand|rand_like|randn|randn_like|bernoulli|erfinv|lgamma|bitwise_and)\.": _NO_LAYER,
+    r"aten\.(rand|rand_like|randn|randn_like|bernoulli|erfinv|lgamma|bitwise_and|__and__)\.": _NO_LAYER,
     r"aten\.(linalg_inv|linalg_inv_ex|linalg_svdvals|_linalg_svd|linalg_det|_linalg_det)\.": _NO_LAYER,
     r"aten\.(max_pool2d_with_indices|max_unpool2d)\.": _NO_LAYER,
     r"(?!aten\.|prims\.)": "a custom operator, which pnnx does not know",
@@ -164,7 +164,7 @@ def _tflite(name: str, node: Any) -> str:
     import torch
 
     value = node.meta.get("val")
-    if name.startswith(("aten.bitwise_and.", "aten.bitwise_or.")) and value.dtype is not torch.bool:
+    if re.match(r"aten\.(bitwise_and|bitwise_or|__and__|__or__)\.", name) and value.dtype is not torch.bool:
         return "TFLite has bitwise operators on booleans alone"
     if name == "aten.index.Tensor" and any(not isinstance(size, int) for size in value.shape):
         return _TFLITE[r"aten\.(nonzero|masked_select)\."]
