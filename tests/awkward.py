@@ -67,6 +67,12 @@ def _deform(x: Tensor) -> Tensor:
     return torch.gather(x.reshape(n, c, -1), 2, index).reshape(n, c, h, w)
 
 
+def _unpool(x: Tensor) -> Tensor:
+    values, indices = nn.MaxPool2d(2, return_indices=True)(x)
+    found: Tensor = nn.MaxUnpool2d(2)(values, indices)
+    return found
+
+
 def _branch(x: Tensor) -> Tensor:
     if x.sum() > 0:
         return x * 2
@@ -125,7 +131,7 @@ CASES = {
     "lgamma": Case(lambda x: torch.lgamma(x.abs() + 1), FORMATS),
     "cdist": Case(lambda x: torch.cdist(x, x), FORMATS - {"tflite"}),
     "unpool": Case(
-        lambda x: functional.max_unpool2d(*functional.max_pool2d(x, 2, return_indices=True), 2), _NOT_TFLITE_NCNN
+        _unpool, _NOT_TFLITE_NCNN
     ),
     "bucketize": Case(lambda x: torch.bucketize(x, torch.linspace(-1, 1, 5)).float(), _NOT_TFLITE_NCNN),
     "bitwise": Case(lambda x: ((x * 8).long() & 3).float(), _NOT_TFLITE_NCNN),
