@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._common import example, require_torch
-from ._support_torch import captured, lacking, listed, shapeless
+from ._support_torch import captured, lacking, listed, shapeless, varying
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,15 +23,18 @@ if TYPE_CHECKING:
     from edgedistill.types import Array, Operator, Signature
 
 _NO_TFLITE_KERNEL = "it becomes a sort or scatter of StableHLO, for which TFLite runtimes have no kernel"
+_NO_ANY_SHAPE = "litert-torch lowers no shape that depends on values"
 _TFLITE = {
     r"aten\.(sort|topk|msort|argsort)\.": _NO_TFLITE_KERNEL,
     r"aten\.(col2im|max_unpool2d)\.": _NO_TFLITE_KERNEL,
     r"aten\._fft_(c2c|c2r)\.": "litert-torch lowers no complex inputs",
     r"aten\.(linalg_inv|linalg_inv_ex)\.": "litert-torch fails on its decomposition",
-    r"aten\.(nonzero|masked_select)\.": "litert-torch lowers no shape that depends on values",
+    r"aten\.(bitwise_and|__and__)\.\w+ integers": "TFLite has bitwise operators on booleans alone",
+    r"aten\.(nonzero|masked_select)\.": _NO_ANY_SHAPE,
+    r"aten\.index\.\w+.* of any shape": _NO_ANY_SHAPE,
 }
 _OPENVINO = {
-    r"aten\.(rand|randn|rand_like|randn_like|bernoulli)\.": "OpenVINO does not translate ONNX's random operators",
+    r"aten\.rand_like\.": "OpenVINO fails on ONNX's random operators",
     r"aten\.(linalg_det|det|_linalg_det|stft)\.": "OpenVINO has no translation of ONNX's operator",
 }
 _NO_LAYER = "ncnn has no layer for it"
@@ -39,9 +42,9 @@ _NCNN = {
     r"aten\.(fft_\w+|_fft_\w+|stft|complex|view_as_real|view_as_complex|polar)\.": _NO_LAYER,
     r"aten\.(nonzero|masked_select|_unique2|unique_\w+)\.": _NO_LAYER,
     r"aten\.(sort|topk|kthvalue|median|gather|scatter|scatter_add|bucketize|cumprod|logcumsumexp|cdist)\.": _NO_LAYER,
-    r"aten\.(rand|rand_like|randn|randn_like|bernoulli|erfinv|lgamma|bitwise_and|__and__)\.": _NO_LAYER,
+    r"aten\.(rand_like|randn_like|erfinv|lgamma)\.|aten\.(bitwise_and|__and__)\.\w+ integers": _NO_LAYER,
     r"aten\.(linalg_inv|linalg_inv_ex|linalg_svdvals|_linalg_svd|linalg_det|_linalg_det)\.": _NO_LAYER,
-    r"aten\.(max_pool2d_with_indices|max_unpool2d)\.": _NO_LAYER,
+    r"aten\.max_unpool2d\.": _NO_LAYER,
     r"(?!aten\.|prims\.)": "a custom operator, which pnnx does not know",
 }
 
@@ -65,8 +68,12 @@ def foresee_onnx(
 
     registry = _registry(opset)
 
-    def why(_: str, node: Any) -> str:
-        return "" if _dispatching.dispatch(node, registry)[0] else "torch.onnx has no translation for it"
+    def why(name: str, node: Any) -> str:
+        return (
+            ""
+            if name.startswith("onnx.") or _dispatching.dispatch(node, registry)[0]
+            else "torch.onnx has no translation for it"
+        )
 
     def asked() -> list[Operator]:
         prepared = _core._prepare_exported_program_for_export(program, registry=registry)  # noqa: SLF001 - what torch.onnx does itself
@@ -88,7 +95,7 @@ def foresee_openvino(
     rows = foresee_onnx(model, signature, examples, opset, "openvino")
     program = captured(model, example(signature, 2, examples), strict_too=True)
     refused = [row for row in rows if row.refused]
-    return listed(program, [*refused, *lacking(program, "openvino", lambda name, _: _tried(_OPENVINO, name))])
+    return listed(program, [*refused, *_tried(program, "openvino", _OPENVINO)])
 
 
 def foresee_tflite(
@@ -120,7 +127,7 @@ def foresee_tflite(
         decomposed = fx_infra.safe_run_decompositions(passed, fx_infra.decomp.pre_lower_decomp(), can_skip=False)
         return lacking(decomposed, "tflite", why)
 
-    tried = lacking(program, "tflite", _tflite)
+    tried = _tried(program, "tflite", _TFLITE)
     return listed(program, [*tried, *([] if tried else _cautiously(asked)), *shapeless(program, "tflite")])
 
 
@@ -137,7 +144,7 @@ def foresee_ncnn(
     """
     require_torch(model, "ncnn", "ncnn")
     program = captured(model, example(signature, 1, examples))
-    refused = lacking(program, "ncnn", lambda name, _: _tried(_NCNN, name))
+    refused = _tried(program, "ncnn", _NCNN)
     return listed(program, [*refused, *shapeless(program, "ncnn")])
 
 
@@ -159,17 +166,25 @@ def _registry(opset: int | None) -> Any:
     return _registration.ONNXRegistry.from_torchlib(max(opset or public.ONNX_DEFAULT_OPSET, _constants.TORCHLIB_OPSET))
 
 
-def _tflite(name: str, node: Any) -> str:
-    """The list, and what depends on types: integers in `and`, masks as indices."""
+def _tried(program: Any, runtime: str, table: Mapping[str, str]) -> list[Operator]:
+    """Operators of a list, where they depend on the inputs; a pattern may also ask for types."""
+    from_inputs = varying(program)
+
+    def why(name: str, node: Any) -> str:
+        if node not in from_inputs:
+            return ""
+        text = f"{name}{_types(node)}"
+        return next((told for pattern, told in table.items() if re.match(pattern, text)), "")
+
+    return lacking(program, runtime, why)
+
+
+def _types(node: Any) -> str:
+    """What the lists ask of a result: ` integers`, or ` of any shape` where it depends on values."""
     import torch
 
     value = node.meta.get("val")
-    if re.match(r"aten\.(bitwise_and|bitwise_or|__and__|__or__)\.", name) and value.dtype is not torch.bool:
-        return "TFLite has bitwise operators on booleans alone"
-    if name == "aten.index.Tensor" and any(not isinstance(size, int) for size in value.shape):
-        return _TFLITE[r"aten\.(nonzero|masked_select)\."]
-    return _tried(_TFLITE, name)
-
-
-def _tried(table: Mapping[str, str], name: str) -> str:
-    return next((why for pattern, why in table.items() if re.match(pattern, name)), "")
+    if not isinstance(value, torch.Tensor):
+        return ""
+    whole = " integers" if not value.is_floating_point() and value.dtype is not torch.bool else ""
+    return whole + ("" if all(isinstance(size, int) for size in value.shape) else " of any shape")

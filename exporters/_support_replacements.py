@@ -10,7 +10,7 @@ _FAMILIES = (
         "real matrix products with a precomputed DFT (two dense layers: cosines and sines), or features made outside",
     ),
     (
-        r"nonzero|masked_select|unique|repeat_interleave|data.dependent|max_suppression|nms",
+        r"non_?zero|masked_select|unique|repeat_interleave|data.dependent|max_suppression|nms",
         "a mask of fixed shape multiplied in (torch.where, or * mask), so that no shape depends on values",
     ),
     (r"grid_?sampl|deform|roi_align", "resizing or slicing at fixed positions, or warping outside the model"),

@@ -100,6 +100,16 @@ def lacking(program: Any, runtime: str, why: Callable[[str, Any], str]) -> list[
     return [row(name, runtime, told, modules) for (name, told), modules in places.items()]
 
 
+def varying(program: Any) -> set[Any]:
+    """Nodes that depend on the inputs: converters compute the others once and for all."""
+    taken = set(program.graph_signature.user_inputs)
+    found = {node for node in program.graph.find_nodes(op="placeholder") if node.name in taken}
+    for node in program.graph.nodes:
+        if any(source in found for source in node.all_input_nodes):
+            found.add(node)
+    return found
+
+
 def _written(name: str, node: Any) -> str:
     """The operator as the model wrote it, before it was decomposed."""
     sources = node.meta.get("from_node")
@@ -166,7 +176,7 @@ def blamed(error: BaseException) -> tuple[str, str]:
 _NAMED = (
     r"No ONNX function found for <OpOverload\(op='([\w.]+)', overload='(\w+)'\)>",
     r"Lowering not found: ([\w.]+)",
-    r"No translator found for: (\w+)",
+    r"No conversion rule found for operations: (\w+)",
     r"has no layer for (?:pnnx\.Expression, )?([\w.:]+)",
     r"target=torch\.ops\.([\w.]+)",
     r"<OpOverload\(op='([\w.]+)', overload='(\w+)'\)>",
