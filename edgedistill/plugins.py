@@ -47,6 +47,10 @@ class Exporter(Protocol):
         PRECISIONS: what it can write.
         SUFFIX: ending of the main file, `.onnx`.
         RUNNER: (file name in the bundle, path of the stand-alone script that runs such a file).
+
+    It may also tell of operators: `inventory(artifact)`, an Inventory read without the runtime; `refusals(artifact)`,
+    runtime -> why it must not be given the file; `foresee(model, signature, examples, opset)`, the operators of a model
+    that is to be converted, with those that the format refuses (never one that it takes).
     """
 
     REQUIRES: tuple[str, ...]

@@ -66,6 +66,8 @@ def require_convertible(
     reasons |= {fmt: error.message for fmt, error in errors.items()}
     if not reasons:
         return
+    if len(reasons) == 1 and errors:
+        raise next(iter(errors.values()))
     by_reason: dict[str, list[str]] = {}
     for fmt, reason in reasons.items():
         by_reason.setdefault(reason, []).append(fmt)
