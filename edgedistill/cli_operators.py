@@ -53,7 +53,9 @@ def operators(
             )
         document = _of_file(described(path))
     else:
-        document = _of_model(model, (to or _FORMATS).split(","), tuple(shapes or ()), tuple(arguments or ()))
+        document = _of_model(
+            model, [word.strip() for word in (to or _FORMATS).split(",")], tuple(shapes or ()), tuple(arguments or ())
+        )
     if as_json:
         emit(document)
     else:
@@ -106,10 +108,8 @@ def _of_model(target: str, formats: Sequence[str], shapes: tuple[str, ...], argu
         for fmt, found in rows.items()
         if any(row.refused for row in found)
     }
-    takers = [
-        {"name": fmt, "takes": fmt not in reasons, "reason": reasons.get(fmt, "nothing is known against it")}
-        for fmt in formats
-    ]
+    asked = {fmt: "nothing is known against it" if fmt in rows else "its exporter foresees nothing" for fmt in formats}
+    takers = [{"name": fmt, "takes": fmt not in reasons, "reason": reasons.get(fmt, asked[fmt])} for fmt in formats]
     return {
         "model": target,
         "format": "torch",

@@ -20,7 +20,7 @@ from ._support_tflite_versions import LITERT_VERSION, NEWEST
 if TYPE_CHECKING:
     from edgedistill.types import Artifact
 
-RUNTIMES = ("tflite-runtime", "litert")
+RUNTIMES: tuple[str, ...] = ("tflite-runtime", "litert")
 _SCHEMA = 3
 _HYBRID = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL")
 _OWN_CUSTOM = ("TFLite_Detection_PostProcess", "NumericVerify", "Mfcc", "AudioSpectrogram")

@@ -57,6 +57,7 @@ def captured(model: Any, inputs: tuple[Any, ...], *, strict_too: bool = False) -
 def _interpreted(model: Any) -> Any:
     """A program that was saved is run operator by operator, so that each keeps the module it came from."""
     import torch
+    from torch.fx.traceback import preserve_node_meta
 
     class Interpreted(torch.nn.Module):
         def __init__(self, graph: torch.fx.GraphModule) -> None:
@@ -64,7 +65,7 @@ def _interpreted(model: Any) -> Any:
             self.graph = graph
 
         def forward(self, *inputs: Any) -> Any:
-            with torch.fx.traceback.preserve_node_meta():
+            with preserve_node_meta():
                 return torch.fx.Interpreter(self.graph).run(*inputs)
 
     inner = getattr(model, "module", None)
