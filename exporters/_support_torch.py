@@ -165,22 +165,24 @@ def blamed(error: BaseException) -> tuple[str, str]:
         chain.append(waiting)
         waiting = waiting.__cause__ or waiting.__context__
     text = "\n".join(re.sub(r"\x1b\[\d+m", "", str(one)) for one in chain)
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
     for pattern in _NAMED:
         found = re.search(pattern, text)
         if found:
             line = next(line for line in text[found.start() :].splitlines() if line.strip())
-            return ".".join(part for part in found.groups() if part), line.strip()
-    deepest = [str(one).strip() for one in chain if str(one).strip()]
-    return "", re.sub(r"\x1b\[\d+m", "", (deepest or [""])[0]).splitlines()[0] if deepest else ""
+            placed = pattern in _PLACED
+            return ".".join(part for part in found.groups() if part), first if placed else line.strip()
+    return "", first
 
 
+_PLACED = (r"target=torch\.ops\.([\w.]+)", r"<OpOverload\(op='([\w.]+)', overload='(\w+)'\)>")
+"""Where it happened; what happened is said elsewhere."""
 _NAMED = (
     r"No ONNX function found for <OpOverload\(op='([\w.]+)', overload='(\w+)'\)>",
     r"Lowering not found: ([\w.]+)",
     r"No conversion rule found for operations: (\w+)",
     r"has no layer for (?:pnnx\.Expression, )?([\w.:]+)",
-    r"target=torch\.ops\.([\w.]+)",
-    r"<OpOverload\(op='([\w.]+)', overload='(\w+)'\)>",
+    *_PLACED,
 )
 
 
