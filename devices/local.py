@@ -81,6 +81,14 @@ def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
             got=",".join(map(str, job.affinity)),
             fix="name other cores, or leave affinity out",
         )
+    if "error" in document and document["error"]["code"] == "inputs" and job.inputs is not None:
+        raise UsageError(
+            f"the samples do not fit {job.artifact.name}: {document['error']['message']}",
+            where=f"{job.inputs} (--inputs)",
+            expected="an .npz with an array of numbers for each input, first axis: samples",
+            got=document["error"]["message"],
+            fix=f"name the arrays after the inputs, in the shapes that {job.artifact.name} takes",
+        )
     if "error" in document:
         raise ArtifactError(
             f"{job.runtime} refuses {job.artifact.name}: {document['error']['message']}",

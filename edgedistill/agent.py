@@ -346,6 +346,19 @@ def _random(specs: List[Dict[str, Any]]) -> List[Any]:
     return sample
 
 
+def _check_numbers(arrays: Arrays, specs: List[Dict[str, Any]]) -> None:
+    """Arrays of numbers, the first axis being the samples; whole ones where the model takes integers."""
+    for spec in specs:
+        name, array = spec["name"], arrays[spec["name"]]
+        if array.dtype.kind not in "biuf":
+            raise Refused("inputs", "input %r holds %s, models take numbers" % (name, array.dtype))
+        if array.ndim == 0:
+            raise Refused("inputs", "input %r is a single number, its first axis must be the samples" % name)
+        whole = np.dtype(spec["dtype"]).kind in "iu" and "quantization" not in spec
+        if whole and array.dtype.kind == "f" and np.any(array % 1):
+            raise Refused("inputs", "input %r takes %s, the file holds fractions" % (name, spec["dtype"]))
+
+
 def _load_inputs(path: Optional[str], session: Session) -> List[List[Any]]:
     """Samples as lists of model-ready arrays in the model's order; random ones without a file."""
     if path is None:
@@ -364,6 +377,7 @@ def _load_inputs(path: Optional[str], session: Session) -> List[List[Any]]:
                 "the model takes %d inputs %s, the file holds %s" % (len(names), names, sorted(arrays)),
             )
         arrays = dict(zip(names, arrays.values()))
+    _check_numbers(arrays, session.inputs)
     for spec in session.inputs:
         sample = arrays[spec["name"]].shape[1:]
         if spec["shape"] is None:  # an ncnn file need not tell
@@ -386,6 +400,10 @@ def _compute(session: Session, samples: List[List[Any]], path: str) -> int:
     for feed in samples:
         for spec, value in zip(session.outputs, session.run(feed)):
             rows[spec["name"]].append(np.array(_decode(value, spec)).reshape(np.shape(value)[1:]))
+    for name, values in rows.items():
+        shapes = sorted({value.shape for value in values})
+        if len(shapes) > 1:
+            raise Refused("outputs", "output %r has shapes that depend on the sample: %s" % (name, shapes[:3]))
     arrays = {name: np.stack(values) for name, values in rows.items()}
     with open(path, "wb") as stream:
         np.savez(stream, **arrays)

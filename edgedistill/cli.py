@@ -12,6 +12,7 @@ import typer
 
 from edgedistill.cli_arm import app as arm_app
 from edgedistill.cli_export import export
+from edgedistill.cli_operators import operators
 from edgedistill.cli_parity import parity
 from edgedistill.cli_shared import AsJson, Debug, Overrides, Stdout, artifact_of, complain, console, emit, say
 from edgedistill.errors import EdgeDistillError, UsageError
@@ -317,6 +318,7 @@ def _cores(text: str) -> list[int]:
 
 app.command()(export)
 app.command()(parity)
+app.command()(operators)
 
 
 @app.command()

@@ -193,7 +193,7 @@ def arrays_of(path: Path | None, option: str) -> Mapping[str, Array] | None:
     from edgedistill.streaming import open_npz
 
     try:
-        return open_npz(path)
+        found = open_npz(path)
     except Exception as error:  # missing, damaged, no archive: OSError, ValueError, BadZipFile, ...
         raise UsageError(
             f"{path} cannot be read: {error}",
@@ -202,3 +202,13 @@ def arrays_of(path: Path | None, option: str) -> Mapping[str, Array] | None:
             got=type(error).__name__,
             fix="write it with numpy.savez(path, NAME=array)",
         ) from error
+    for key, array in found.items():
+        if array.dtype.kind not in "biuf" or array.ndim == 0 or len(array) == 0:
+            raise UsageError(
+                f"the array {key} holds no samples of numbers",
+                where=f"{option} {path}, array {key}",
+                expected="numbers, first axis: samples, at least one",
+                got=f"{array.dtype} of shape {array.shape}",
+                fix="write it with numpy.savez(path, NAME=array)",
+            )
+    return found

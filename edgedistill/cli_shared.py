@@ -14,7 +14,7 @@ from edgedistill.errors import ArtifactError, UsageError, nearest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgedistill.types import Artifact
+    from edgedistill.types import Artifact, Inventory
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, all else on stderr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -68,9 +68,13 @@ def console() -> Any:
     return Console(width=None if sys.stdout.isatty() else 150)
 
 
-def artifact_of(path: Path) -> Artifact:
-    """A file as an artifact, its format told by its ending."""
-    from edgedistill.plugins import find_plugin, load_exporter, plugin_names
+def described(path: Path) -> Artifact:
+    """A file as an artifact, its format told by its ending; nothing of it is read but its digest.
+
+    Raises:
+        UsageError: there is no file, its ending is unknown, or the file that holds its weights is not beside it.
+    """
+    from edgedistill.plugins import find_plugin, plugin_names
     from edgedistill.types import Artifact, Normalization, Precision, Signature
 
     endings = {find_plugin("exporters", name).SUFFIX: name for name in plugin_names("exporters")}
@@ -82,24 +86,84 @@ def artifact_of(path: Path) -> Artifact:
             got="nothing at this path" if path.suffix in endings else repr(path.suffix),
             fix="give a file of a known format",
         )
-    fmt = endings[path.suffix]
-    signature = Signature((), (), Normalization((0.0,), (1.0,)), ())
-    companions = tuple(p for p in [path.with_suffix(".bin")] if path.suffix in (".xml", ".param") and p.is_file())
-    artifact = Artifact.of_files(
-        path, model=path.stem, fmt=fmt, precision=Precision.FP32, signature=signature, companions=companions
+    weights = [path.with_suffix(".bin")] if path.suffix in (".xml", ".param") else []
+    for companion in weights:
+        if not companion.is_file():
+            raise UsageError(
+                f"{companion.name} is not beside {path.name}",
+                where=str(path),
+                expected=f"{companion.name}, which holds the weights",
+                got="nothing at this path",
+                fix="keep the two files together",
+            )
+    return Artifact.of_files(
+        path,
+        model=path.stem,
+        fmt=endings[path.suffix],
+        precision=Precision.FP32,
+        signature=Signature((), (), Normalization((0.0,), (1.0,)), ()),
+        companions=tuple(weights),
     )
-    exporter = load_exporter(fmt)
+
+
+def inventory_of(artifact: Artifact) -> Inventory:
+    """What the file is made of, read without its runtime; nothing for a format whose exporter does not tell.
+
+    Raises:
+        ArtifactError: the file is damaged or of another format.
+    """
+    from edgedistill.plugins import load_exporter
+    from edgedistill.types import Inventory
+
+    tell = getattr(load_exporter(artifact.format), "inventory", None)
+    try:
+        found: Inventory = tell(artifact) if tell is not None else Inventory({}, ())
+    except Exception as error:  # each format's reader has errors of its own for a file it cannot read
+        told = (str(error).strip().splitlines() or [""])[0][:200]
+        raise _unreadable(artifact, f"{type(error).__name__}: {told}") from error
+    return found
+
+
+def artifact_of(path: Path) -> Artifact:
+    """A file as an artifact that its runtimes open, its format told by its ending, its precision by its MACs.
+
+    It is opened in processes of their own first: runtimes die of damaged files.
+
+    Raises:
+        UsageError: there is no such file.
+        ArtifactError: it is damaged, of another format, or every runtime refuses it.
+    """
+    from dataclasses import replace
+
+    from edgedistill.plugins import load_exporter
+    from edgedistill.types import Precision
+
+    artifact = described(path)
+    exporter = load_exporter(artifact.format)
+    refused = inventory_of(artifact).refusals
+    checks = [] if set(exporter.RUNTIMES) <= set(refused) else exporter.check_support(artifact)
+    told = [check.reason for check in checks if check.state != "pass"] or [f"{k}: {why}" for k, why in refused.items()]
+    if all(check.state != "pass" for check in checks):
+        raise ArtifactError(
+            f"no runtime takes {path.name}: {'; '.join(told)}",
+            where=str(path),
+            expected=f"a file that one of {', '.join(exporter.RUNTIMES)} takes",
+            got="; ".join(told),
+            fix="`edgedistill operators` lists what it is made of; if it is damaged, export it again",
+        )
     try:
         integer = exporter.count_macs(artifact).integer
     except Exception as error:  # each library has errors of its own for a file it cannot read
-        raise ArtifactError(
-            f"{path} cannot be read as {fmt}",
-            where=str(path),
-            expected=f"a valid {fmt} file",
-            got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            fix="export it again; the file may be damaged or of another format",
-        ) from error
-    precision = Precision.INT8_STATIC if integer else Precision.FP32
-    return Artifact.of_files(
-        path, model=path.stem, fmt=fmt, precision=precision, signature=signature, companions=companions
+        told = (str(error).strip().splitlines() or [""])[:1]
+        raise _unreadable(artifact, f"{type(error).__name__}: {told[0]}") from error
+    return replace(artifact, precision=Precision.INT8_STATIC if integer else Precision.FP32)
+
+
+def _unreadable(artifact: Artifact, got: str) -> ArtifactError:
+    return ArtifactError(
+        f"{artifact.path} cannot be read as {artifact.format}",
+        where=str(artifact.path),
+        expected=f"a valid {artifact.format} file",
+        got=got,
+        fix="export it again; the file may be damaged or of another format",
     )

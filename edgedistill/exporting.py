@@ -22,6 +22,7 @@ from edgedistill.recipe_benchmark import Benchmark
 from edgedistill.recipe_export import ParitySettings, Quantize
 from edgedistill.report.recommending import recommend, with_choice
 from edgedistill.runs import require_space, storage_errors, write_atomically
+from edgedistill.supporting import require_convertible
 from edgedistill.types import Array, Artifact, Json, Normalization, Precision, Signature
 from edgedistill.validating import LABELS, check_samples, judged
 
@@ -233,6 +234,8 @@ def write(
     wanted = settings.wanted
     exporters = {fmt: load_exporter(fmt) for fmt in settings.to}
     _check(source, exporters, wanted, settings, out)
+    on_step("look at the operators", 0, 2 * len(exporters) * len(wanted))
+    require_convertible(source.model, source.name, source.signature, tuple(exporters), source.inputs, settings.opset)
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     jobs = [(fmt, precision) for fmt in exporters for precision in wanted]

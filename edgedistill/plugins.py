@@ -51,6 +51,10 @@ class Exporter(Protocol):
     An exporter of files with activations in integers may also have
     `quantize_trained(artifact, trained, samples, out, precision, *, float_ends)`: a copy of an fp32 artifact with the
     ranges that quantisation-aware training found (`TrainedRange`).
+
+    It may also tell of operators: `inventory(artifact)`, an Inventory read without the runtime; `refusals(artifact)`,
+    runtime -> why it must not be given the file; `foresee(model, signature, examples, opset)`, the operators of a model
+    that is to be converted, with those that the format refuses (never one that it takes).
     """
 
     REQUIRES: tuple[str, ...]

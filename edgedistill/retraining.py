@@ -212,8 +212,9 @@ class Retraining(Stages):
         (out / ".outputs.npz").unlink()
         margin = self.recipe.quantize.max_drop
         row: Json = {
-            "scheme": _SCHEME, "placement": _SCHEME, "keep_float": [], "metric": samples.metric, "quality": own, "quality_fp32": fp32,
-            "quality_calibrated": calibrated[0] if calibrated else None, "drop": fp32 - own, "n": samples.count,
+            "scheme": _SCHEME, "placement": _SCHEME, "keep_float": [], "metric": samples.metric, "quality": own,
+            "quality_fp32": fp32, "quality_calibrated": calibrated[0] if calibrated else None, "drop": fp32 - own,
+            "n": samples.count,
             "size_bytes": trained.size_bytes, "device": None, "latency_ratio_to_fp32": None,
             "latency_ratio_rounds": [],
             "state": "shipped",

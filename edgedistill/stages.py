@@ -32,6 +32,7 @@ from edgedistill.stored import (
     write_artifacts,
     write_json,
 )
+from edgedistill.supporting import require_convertible
 from edgedistill.types import Array, Json, Precision, Signature
 
 if TYPE_CHECKING:
@@ -80,12 +81,14 @@ class Stages:
 
     def student(self, data_stage: Stage, out: Path) -> None:
         """The student as it starts: seeded initial weights, or its checkpoint."""
-        from edgedistill.students.build import facts, save_facts, save_weights
+        from edgedistill.students.build import facts, save_facts, save_weights, signature
 
         data = load_data(data_stage)
         module = self._built(self.recipe.student, data)
         save_weights(module, out / "initial.safetensors")
         save_facts(facts(module, data.sample_shape), out / "facts.json")
+        # before hours of training: what no format takes is no student
+        require_convertible(module.eval(), "student", signature(data), self.recipe.export.formats)
 
     def cache(self, data_stage: Stage, teacher: Stage, out: Path) -> None:
         """The teacher's answers, where keeping them pays."""
@@ -124,6 +127,8 @@ class Stages:
         folds = self.recipe.export.fold
         if folds:
             models = {name: Folded(module, data.normalization, folds).eval() for name, module in models.items()}
+        for name, module in models.items():
+            require_convertible(module, name, signature, self.recipe.export.formats)
         artifacts = []
         for name, module, fmt in self._steps(
             [(n, m, f) for n, m in models.items() for f in self.recipe.export.formats], "export {0} to {2}"

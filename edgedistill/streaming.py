@@ -99,11 +99,14 @@ def open_npz(path: Path) -> dict[str, Array]:
     """The arrays of an .npz, their rows on disk. Compressed ones are unpacked once into a temporary folder.
 
     Raises:
-        ValueError: an array holds Python objects, which are never unpickled.
+        ValueError: an array is damaged, or holds Python objects, which are never unpickled.
         OSError, zipfile.BadZipFile: the file is missing, or no archive.
     """
     found = {}
     with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"{damaged} in it is damaged: its checksum is another")
         for member in archive.infolist():
             plain = member.compress_type == zipfile.ZIP_STORED
             file = path if plain else _unpacked(archive, member)

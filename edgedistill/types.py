@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgedistill.errors import UsageError, nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import numpy as np
@@ -251,6 +252,75 @@ class Artifact:
             companions=dict(document["companions"]),
             producer=dict(document["producer"]),
         )
+
+
+@dataclass(frozen=True)
+class Operator:
+    """The operators of one kind in a file, or in a model that is to be converted.
+
+    Attributes:
+        domain: whose operator it is: `ai.onnx`, `tflite`, `opset8`, `ncnn`, `aten`.
+        type: its name there.
+        version: of the operator (TFLite, OpenVINO) or of its domain's opset (ONNX); 0 where there are no versions.
+        count: how often it occurs.
+        modules: where it comes from: modules of the student if that is told, else names of nodes.
+        refused: runtime -> why it does not take this operator.
+        replacement: what is usually written instead.
+    """
+
+    domain: str
+    type: str
+    version: int
+    count: int
+    modules: tuple[str, ...]
+    refused: Mapping[str, str] = field(default_factory=dict)
+    replacement: str = ""
+
+    def to_json(self) -> Json:
+        """JSON form of `edgedistill operators`."""
+        return {
+            "domain": self.domain,
+            "type": self.type,
+            "version": self.version,
+            "count": self.count,
+            "modules": list(self.modules),
+            "refused": dict(self.refused),
+            "replacement": self.replacement,
+        }
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What a file is made of.
+
+    Attributes:
+        facts: versions of the format, as the file tells them.
+        operators: in the order of their first occurrence.
+        refused: runtime -> why it does not take the file whatever its operators are.
+    """
+
+    facts: Mapping[str, str]
+    operators: tuple[Operator, ...]
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def refusals(self) -> dict[str, str]:
+        """Runtime -> why it must not be given this file: the file's own reason, else those of its operators."""
+        told: dict[str, list[str]] = {}
+        for operator in self.operators:
+            for runtime, why in operator.refused.items():
+                told.setdefault(runtime, []).append(_reason(operator, why))
+        return {runtime: _first(reasons) for runtime, reasons in told.items()} | dict(self.refused)
+
+
+def _reason(operator: Operator, why: str) -> str:
+    places = ", ".join(operator.modules[:2]) + (", ..." if len(operator.modules) > 2 else "")  # noqa: PLR2004 - enough to find it
+    instead = f"; instead: {operator.replacement}" if operator.replacement else ""
+    return f"{operator.type}{f' ({places})' if places else ''}: {why}{instead}"
+
+
+def _first(reasons: list[str], most: int = 3) -> str:
+    return "; ".join(reasons[:most]) + (f"; and {len(reasons) - most} more" if len(reasons) > most else "")
 
 
 @dataclass(frozen=True)

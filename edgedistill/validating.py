@@ -92,6 +92,14 @@ def check_samples(signature: Signature, arrays: Mapping[str, Array], where: str,
             fix="name the arrays after the inputs",
         )
     for spec in signature.inputs:
+        if arrays[spec.name].dtype.kind not in "biuf":
+            raise UsageError(
+                f"the samples of {spec.name} are no numbers",
+                where=f"{where}, array {spec.name}",
+                expected=spec.dtype,
+                got=str(arrays[spec.name].dtype),
+                fix="give numbers of the model's type",
+            )
         shape = tuple(arrays[spec.name].shape[1:])
         if shape != tuple(spec.shape[1:]) or len(arrays[spec.name]) == 0:
             raise UsageError(

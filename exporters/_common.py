@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,16 +17,25 @@ from edgedistill import agent
 from edgedistill.errors import EdgeDistillError, ModelError
 from edgedistill.types import Check, State
 
+from ._support_onnx import keep_modules
+from ._support_replacements import replacement
+from ._support_torch import blamed, places
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from edgedistill.types import Array, Artifact, Signature
 
 
 @contextmanager
-def conversion(what: str, tool: str) -> Iterator[None]:
-    """Tell any failure of a converter as an error about the model, in the converter's own first words.
+def conversion(what: str, tool: str, model: Any = None, inputs: tuple[Any, ...] = ()) -> Iterator[None]:
+    """Tell any failure of a converter as an error about the model: the operator it names, where it stands, a way out.
+
+    Args:
+        what: the model's name.
+        tool: the converter's.
+        model: the torch module, in which the operator is looked up.
+        inputs: that it takes.
 
     Raises:
         ModelError: the converter failed.
@@ -37,13 +47,18 @@ def conversion(what: str, tool: str) -> Iterator[None]:
     except (EdgeDistillError, OSError):
         raise
     except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
+        operator, told = blamed(error)
+        modules = places(model, inputs, operator) if operator and inputs else []
+        instead = replacement(operator) if operator else ""
+        where = ", ".join(modules)
+        named = f"{operator} ({where}): " if where else f"{operator}: " if operator else ""
         raise ModelError(
-            f"{tool} cannot convert {what}: {lines[0][:300]}",
-            where=what,
+            f"{tool} cannot convert {what}: {named}{told[:300]}",
+            where=where or operator or what,
             expected=f"a model that {tool} can convert",
-            got=f"{type(error).__name__}: {lines[0][:300]}",
-            fix="replace the operation it names, or leave this format out of export.formats (--debug shows all)",
+            got=f"{type(error).__name__}: {told[:300]}",
+            fix=f"{f'write instead: {instead}' if instead else 'replace the operation it names'}, "
+            "or leave this format out (--to, export.formats); --debug shows all",
         ) from error
 
 
@@ -69,6 +84,22 @@ def example(signature: Signature, batch: int, given: Mapping[str, Array] | None 
     return tuple(tensors)
 
 
+def require_torch(model: Any, name: str, fmt: str) -> None:
+    """Refuse an ONNX file where only a torch model can be converted.
+
+    Raises:
+        ModelError: the model is a file.
+    """
+    if isinstance(model, Path):
+        raise ModelError(
+            f"{name} is written from torch models, not from ONNX files",
+            where=str(model),
+            expected="a .pt2 program or an import path",
+            got=model.name,
+            fix=f"give the torch model (torch.export.save writes a .pt2), or leave {fmt} out of --to",
+        )
+
+
 def torch_to_onnx(
     model: Any,
     signature: Signature,
@@ -78,7 +109,8 @@ def torch_to_onnx(
 ) -> None:
     """Write a torch module as one ONNX file; the batch axis is dynamic where the signature's is.
 
-    The file holds no stack traces or paths of this machine, so the same weights give the same bytes.
+    The file holds no stack traces or paths of this machine, so the same weights give the same bytes; of each node
+    it tells the module.
     """
     import torch
 
@@ -98,8 +130,8 @@ def torch_to_onnx(
     if program is None:  # only without dynamo
         raise ModelError("torch.onnx.export returned nothing", where=str(path))
     proto = program.model_proto
+    keep_modules(proto.graph)
     for node in proto.graph.node:
-        del node.metadata_props[:]
         node.doc_string = ""
     for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info, *proto.graph.initializer):
         del value.metadata_props[:]
@@ -122,6 +154,22 @@ def opens(artifact: Artifact, runtime: str) -> Check:
     except (IndexError, ValueError, KeyError):
         told = f"it died with exit code {done.returncode}"
     return Check(name, State.FAIL, f"{runtime} refuses {artifact.path.name}: {told}")
+
+
+def supported(
+    artifact: Artifact, runtimes: Iterable[str], refusals: Callable[[Artifact], Mapping[str, str]]
+) -> list[Check]:
+    """For each runtime: refused by the operators of the file, or opened."""
+    try:
+        refused = refusals(artifact)
+    except Exception:  # noqa: BLE001 - a damaged or missing file has many errors of its reader; opening tells better
+        refused = {}
+    return [
+        Check(f"support:{artifact.id}:{runtime}", State.FAIL, f"not for {runtime}: {refused[runtime]}")
+        if runtime in refused
+        else opens(artifact, runtime)
+        for runtime in runtimes
+    ]
 
 
 def weighted_macs(weights: Sequence[int], output: Sequence[int], channel_axis: int) -> int:

@@ -20,7 +20,9 @@ def save(
 
     for number, node in enumerate(model.get_ordered_ops()):
         if node.get_type_name() not in ("Parameter", "Result"):  # these carry the signature's names
-            node.set_friendly_name(f"{node.get_type_name()}_{number}")  # else a counter of the process
+            module, slash, _ = node.get_friendly_name().partition("/")
+            before = f"{module}/" if slash else ""
+            node.set_friendly_name(f"{before}{node.get_type_name()}_{number}")  # else a counter of the process
     openvino.save_model(model, path, compress_to_fp16=half)
     weights = path.with_suffix(".bin")
     model.set_rt_info(file_sha256(weights), ["edgedistill", "weights_sha256"])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgedistill.types import Artifact, MacCount, Precision
 
-from ._common import conversion, opens, torch_to_onnx, weighted_macs
+from ._common import conversion, example, supported, torch_to_onnx, weighted_macs
 from ._onnx_metadata import embed as embed  # noqa: PLC0414 - this exporter's verb, in a file of its own
 from ._onnx_metadata import metadata as metadata  # noqa: PLC0414 - likewise
 from ._onnx_precisions import PRECISIONS as PRECISIONS  # noqa: PLC0414 - likewise
@@ -19,6 +19,9 @@ from ._onnx_quantization import layers as layers  # noqa: PLC0414 - this exporte
 from ._onnx_quantization import quantize as quantize  # noqa: PLC0414 - likewise
 from ._onnx_quantization import schemes as schemes  # noqa: PLC0414 - likewise
 from ._qat_onnx import quantize_trained as quantize_trained  # noqa: PLC0414 - likewise
+from ._support_convert import foresee_onnx as foresee  # noqa: F401 - likewise
+from ._support_onnx import inventory as inventory  # noqa: PLC0414 - likewise
+from ._support_onnx import refusals as refusals  # noqa: PLC0414 - likewise
 from ._tensors_onnx import tensors as tensors  # noqa: PLC0414 - this exporter's verb, in a file of its own
 
 if TYPE_CHECKING:
@@ -63,10 +66,11 @@ def export(
 ) -> Artifact:
     """Torch -> ONNX (torch.onnx, dynamo); an ONNX file is checked, and copied into one file."""
     path = out / f"{name}-fp32.onnx"
-    with conversion(name, "torch.onnx" if not isinstance(model, Path) else "onnx"):
-        if isinstance(model, Path):
+    if isinstance(model, Path):
+        with conversion(name, "onnx"):
             _copy(model, path)
-        else:
+    else:
+        with conversion(name, "torch.onnx", model, example(signature, 2, examples)):
             torch_to_onnx(model, signature, path, examples, opset)
     return Artifact.of_files(path, model=name, fmt="onnx", precision=Precision.FP32, signature=signature)
 
@@ -80,8 +84,8 @@ def _copy(source: Path, path: Path) -> None:
 
 
 def check_support(artifact: Artifact) -> list[Check]:
-    """Open the file in onnxruntime."""
-    return [opens(artifact, runtime) for runtime in RUNTIMES]
+    """Open the file in onnxruntime, unless its operators or versions tell that it cannot."""
+    return supported(artifact, RUNTIMES, refusals)
 
 
 def count_macs(artifact: Artifact) -> MacCount:

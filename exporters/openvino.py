@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgedistill.types import Artifact, Check, MacCount, Precision, State, file_sha256
 
-from ._common import conversion, opens, torch_to_onnx, weighted_macs
+from ._common import conversion, example, supported, torch_to_onnx, weighted_macs
 from ._openvino_ir import save
 from ._openvino_metadata import embed as embed  # noqa: PLC0414 - this exporter's verb, in a file of its own
 from ._openvino_metadata import metadata as metadata  # noqa: PLC0414 - likewise
@@ -19,6 +19,10 @@ from ._openvino_quantization import layers as layers  # noqa: PLC0414 - this exp
 from ._openvino_quantization import quantize as quantize  # noqa: PLC0414 - likewise
 from ._openvino_quantization import schemes as schemes  # noqa: PLC0414 - likewise
 from ._qat_openvino import quantize_trained as quantize_trained  # noqa: PLC0414 - likewise
+from ._support_convert import foresee_openvino as foresee  # noqa: F401 - likewise
+from ._support_onnx import name_after_modules
+from ._support_openvino import inventory as inventory  # noqa: PLC0414 - likewise
+from ._support_openvino import refusals as refusals  # noqa: PLC0414 - likewise
 from ._tensors_openvino import tensors as tensors  # noqa: PLC0414 - this exporter's verb, in a file of its own
 
 if TYPE_CHECKING:
@@ -50,9 +54,11 @@ def export(
     import openvino
 
     graph = model if isinstance(model, Path) else out / f".{name}.onnx"
-    with conversion(name, "openvino"):
+    inputs = () if isinstance(model, Path) else example(signature, 2, examples)
+    with conversion(name, "openvino", model, inputs):
         if not isinstance(model, Path):
             torch_to_onnx(model, signature, graph, examples, opset)
+            name_after_modules(graph)
         converted = openvino.convert_model(str(graph))
     if graph is not model:
         graph.unlink()
@@ -60,12 +66,13 @@ def export(
 
 
 def check_support(artifact: Artifact) -> list[Check]:
-    """Compile the file for the CPU plug-in; its weights must be those it was written with."""
+    """Compile the file for the CPU plug-in, unless its operators tell that it cannot; its weights must be its own."""
     weights = artifact.path.with_suffix(".bin")
-    if not weights.is_file() or file_sha256(weights).encode() not in artifact.path.read_bytes():
+    text = artifact.path.read_bytes()
+    if not weights.is_file() or (b"weights_sha256" in text and file_sha256(weights).encode() not in text):
         reason = f"{weights.name} is not the one that {artifact.path.name} was written with"
         return [Check(f"support:{artifact.id}:openvino", State.FAIL, reason)]
-    return [opens(artifact, runtime) for runtime in RUNTIMES]
+    return supported(artifact, RUNTIMES, refusals)
 
 
 def count_macs(artifact: Artifact) -> MacCount:

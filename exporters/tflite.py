@@ -6,11 +6,12 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgedistill.errors import ModelError
-from edgedistill.types import Artifact, Check, MacCount, Precision, Signature, State, TensorSpec
+from edgedistill.types import Artifact, MacCount, Precision, Signature, TensorSpec
 
-from ._common import conversion, example, opens, weighted_macs
+from ._common import conversion, example, require_torch, supported, weighted_macs
 from ._qat_tflite import quantize_trained as quantize_trained  # noqa: PLC0414 - likewise
+from ._support_convert import foresee_tflite as foresee  # noqa: F401 - likewise
+from ._support_tflite import inventory as inventory  # noqa: PLC0414 - likewise
 from ._support_tflite import refusals as refusals  # noqa: PLC0414 - likewise
 from ._tensors_tflite import tensors as tensors  # noqa: PLC0414 - this exporter's verb, in a file of its own
 from ._tflite_metadata import embed as embed  # noqa: PLC0414 - this exporter's verb, in a file of its own
@@ -24,7 +25,7 @@ from ._tflite_steps import output_steps as output_steps  # noqa: PLC0414 - likew
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edgedistill.types import Array
+    from edgedistill.types import Array, Check
 
 REQUIRES = ("litert_torch", "ai_edge_quantizer", "ai_edge_litert", "tflite_runtime")
 TOOLS = ("torch", "litert-torch", "litert-converter", "ai-edge-quantizer", "ai-edge-litert")
@@ -52,34 +53,18 @@ def export(
     """Torch -> TFLite (litert-torch), batch 1; 64-bit integers become 32-bit ones."""
     import litert_torch
 
-    if isinstance(model, Path):
-        raise ModelError(
-            "TFLite is written from torch models, not from ONNX files",
-            where=str(model),
-            expected="a .pt2 program or an import path",
-            got=model.name,
-            fix="give the torch model (torch.export.save writes a .pt2), or leave tflite out of --to",
-        )
+    require_torch(model, "TFLite", "tflite")
     path = out / f"{name}-fp32.tflite"
     values = example(_fixed(signature), 1, examples)
     named = {spec.name: tensor for spec, tensor in zip(signature.inputs, values, strict=True)}
-    with conversion(name, "litert-torch"):
+    with conversion(name, "litert-torch", model, values):
         litert_torch.convert(model, sample_kwargs=_by_parameter(model, named)).export(str(path))
     return Artifact.of_files(path, model=name, fmt="tflite", precision=Precision.FP32, signature=_fixed(signature))
 
 
 def check_support(artifact: Artifact) -> list[Check]:
     """Open the file in both runtimes, unless its operators tell that one cannot compute it."""
-    try:
-        refused = refusals(artifact)
-    except Exception:  # noqa: BLE001 - a damaged or missing file has many errors in flatbuffers; opening tells better
-        refused = {}
-    return [
-        Check(f"support:{artifact.id}:{runtime}", State.FAIL, f"not for {runtime}: {refused[runtime]}")
-        if runtime in refused
-        else opens(artifact, runtime)
-        for runtime in RUNTIMES
-    ]
+    return supported(artifact, RUNTIMES, refusals)
 
 
 def count_macs(artifact: Artifact) -> MacCount:
