@@ -15,7 +15,7 @@ from edgedistill.errors import ArtifactError, DeviceError, UsageError
 from edgedistill.types import BenchmarkResult, DeviceInfo
 
 if TYPE_CHECKING:
-    from edgedistill.types import BenchmarkJob
+    from edgedistill.types import BenchmarkJob, Json
 
 REQUIRES = ("psutil",)
 SCHEME = "cpu"
@@ -41,7 +41,12 @@ def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
         ArtifactError: the runtime refuses the file or the inputs.
         DeviceError: the agent crashed, hung, or said nothing that can be read.
     """
-    command = [sys.executable, str(Path(edgedistill.agent.__file__)), str(job.artifact)]
+    return BenchmarkResult(device_id, run_agent(Path(edgedistill.agent.__file__), job))
+
+
+def run_agent(agent: Path, job: BenchmarkJob) -> Json:
+    """The document of an agent's file, run in a fresh process; raises as `run`."""
+    command = [sys.executable, "-P", str(agent), str(job.artifact)]
     command += ["--runtime", job.runtime, "--threads", str(job.threads), "--warmup", str(job.warmup_s)]
     command += ["--queries", str(job.min_queries), "--duration", str(job.min_duration_s)]
     command += ["--affinity", ",".join(map(str, job.affinity))] if job.affinity else []
@@ -89,7 +94,7 @@ def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
             got=document["error"]["code"],
             fix="export the artifact again, or give inputs of its signature",
         )
-    return BenchmarkResult(device_id, document)
+    return dict(document)
 
 
 def _cpu_name() -> str:

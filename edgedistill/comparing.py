@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from edgedistill.recipe import ParitySettings
-    from edgedistill.types import Artifact
+    from edgedistill.types import Artifact, Json
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,18 @@ def refusals(artifact: Artifact) -> dict[str, str]:
 
 
 def subjects_on(device: str, artifacts: Sequence[Artifact]) -> list[Subject]:
-    """Those subjects whose runtime the device has: all, unless its plug-in names its RUNTIMES.
+    """Those subjects whose runtime the device has: all, unless its plug-in names its RUNTIMES, or brings its OWN_RUNTIMES.
 
     Raises:
         UsageError: the device has none for an artifact.
     """
-    known: Sequence[str] | None = getattr(load_device(device), "RUNTIMES", None)
-    found = subjects(artifacts)
+    plugin = load_device(device)
+    known: Sequence[str] | None = getattr(plugin, "RUNTIMES", None)
+    own: Mapping[str, Sequence[str]] | None = getattr(plugin, "OWN_RUNTIMES", None)
+    if own is None:
+        found = subjects(artifacts)
+    else:
+        found = [Subject(artifact, runtime) for artifact in artifacts for runtime in own.get(artifact.format, ())]
     there = [subject for subject in found if known is None or subject.runtime in known]
     for artifact in artifacts:
         if known is not None and all(subject.artifact is not artifact for subject in there):
@@ -139,11 +144,18 @@ def compare_files(
 
 
 def generated(artifact: Artifact, path: Path, count: int = 32) -> Path:
-    """Write `count` seeded standard normal samples of the artifact's input shapes as .npz."""
+    """Write `count` seeded samples of the artifact's input shapes as .npz: standard normal, and 0 and 1 for integers."""
     subject = subjects([artifact])[0]
     job = BenchmarkJob(artifact.path, subject.runtime)
     specs = load_device("cpu").run("cpu", job).document["inputs"]
     rng = np.random.default_rng(0)
-    arrays = {s["name"]: rng.standard_normal((count, *s["shape"][1:])).astype(np.float32) for s in specs}
-    np.savez(path, **arrays)
+    np.savez(path, **{spec["name"]: _drawn(spec, count, rng) for spec in specs})
     return path
+
+
+def _drawn(spec: Json, count: int, rng: np.random.Generator) -> Array:
+    """Samples for one input; an integer one that stands for no real numbers takes ids, which 0 and 1 always are."""
+    shape = (count, *spec["shape"][1:])
+    if "quantization" not in spec and np.dtype(spec["dtype"]).kind in "iub":
+        return rng.integers(0, 2, shape).astype(spec["dtype"])
+    return rng.standard_normal(shape).astype(np.float32)

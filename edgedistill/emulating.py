@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgedistill.benchmarking import measurement_of
-from edgedistill.comparing import compute, generated, subjects_on
+from edgedistill.comparing import compute, generated, subjects, subjects_on
 from edgedistill.errors import ArtifactError, DeviceError
 from edgedistill.parity import compare
 from edgedistill.plugins import load_device
@@ -45,8 +45,8 @@ def emulate_files(
 ) -> list[Json]:
     """One measurement (source `emulated`) per artifact and runtime that the device has.
 
-    Each is compared with the same file in the same runtime on this machine, over `inputs` (.npz, first axis: samples)
-    or 8 seeded normal samples. With `against`, `instructions_to_reference` is the ratio of the totals. An artifact
+    Each is compared with the same file on this machine, over `inputs` (.npz, first axis: samples) or 8 seeded normal
+    samples: in the same runtime, or the format's first where the device has a runtime of its own. With `against`, `instructions_to_reference` is the ratio of the totals. An artifact
     that does not run there is a measurement too: `runs` says why, and `valid` is false.
 
     Raises:
@@ -75,10 +75,11 @@ def _emulate(subject: Subject, settings: Benchmark, inputs: Path | None) -> Json
             result = load_device(settings.device).run(settings.device, job)
         except (ArtifactError, DeviceError) as error:
             return _refused(subject, settings, error)
-        here = compute(subject, samples, Path(folder) / "here.npz")
+        reference = _reference(subject)
+        here = compute(reference, samples, Path(folder) / "here.npz")
         with np.load(outputs, allow_pickle=False) as archive:
             there = np.asarray(archive[archive.files[0]])
-    parity = _parity(subject, here, there, result.document["outputs"][0])
+    parity = _parity(reference, here, there, result.document["outputs"][0])
     measurement = measurement_of(subject, [result], settings)
     for key in _MEASURED_ONLY:
         measurement.pop(key, None)
@@ -92,8 +93,14 @@ def _emulate(subject: Subject, settings: Benchmark, inputs: Path | None) -> Json
     }
 
 
+def _reference(subject: Subject) -> Subject:
+    """The same file here: in the same runtime, or in the first that opens it."""
+    here = subjects([subject.artifact])
+    return next((one for one in here if one.runtime == subject.runtime), here[0])
+
+
 def _parity(subject: Subject, here: Array, there: Array, output: Json) -> Json:
-    """Against the same file and runtime on this machine; where the output is quantised, one step of it may differ."""
+    """Against the same file on this machine; where the output is quantised, one step of it may differ."""
     exact, given = (array.reshape(len(array), -1) for array in (here, there))
     name = f"{subject.artifact.path.name} on this machine"
     precision, tolerance = subject.artifact.precision, ParitySettings()
