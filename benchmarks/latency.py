@@ -20,7 +20,7 @@ _THROTTLED = 1.10
 """A last third that is a tenth slower than the first, in most rounds, is a trend and no noise."""
 _TREND_SAMPLES = 30
 _WAITED = 0.05
-"""A stream needs its core all the time: a twentieth of the wall time without it is contention."""
+"""A stream needs its cores all the time: queueing for them through a twentieth of it is contention."""
 _STOLEN = 0.01
 
 
@@ -81,7 +81,10 @@ def _throttled(rounds: Sequence[Array]) -> list[str]:
 
 
 def _contended(results: Sequence[BenchmarkResult]) -> list[str]:
-    """Whether others took the cores: time that the hypervisor stole, or that a one-thread stream had to wait."""
+    """Whether others took the cores: stolen time, threads that queued, more threads ready than there are cores.
+
+    Where the kernel tells no queueing times, what a stream of one thread was not on its core counts for that.
+    """
     told = [result.document["disturbance"] for result in results if "disturbance" in result.document]
     wall = sum(one["wall_s"] for one in told)
     if not wall:
@@ -90,7 +93,12 @@ def _contended(results: Sequence[BenchmarkResult]) -> list[str]:
     stolen = sum(one.get("steal_s", 0.0) for one in told) / wall
     if stolen > _STOLEN:
         flags.append(f"contended: the host stole {100 * stolen:.0f}% of a core")
-    waited = 1 - sum(one["cpu_s"] for one in told) / wall
+    waited = sum(one.get("queued_s", one["wall_s"] - one["cpu_s"]) for one in told) / wall
     if waited > _WAITED:
-        flags.append(f"contended: the stream waited {100 * waited:.0f}% of the time for a core")
+        switches = sum(one["involuntary_switches"] for one in told)
+        times = f"threw it off {switches:.0f} times"
+        flags.append(f"contended: the stream waited {100 * waited:.0f}% of the time for a core, others {times}")
+    ready, cores = (float(np.median([one.get(key, 0.0) for one in told])) for key in ("run_queue", "host_cores"))
+    if ready > cores > 0:
+        flags.append(f"contended: {ready:.0f} threads were ready to run on {cores:.0f} cores")
     return flags

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import edgedistill.agent as agent
+from edgedistill import agent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,6 @@ LARGEST_ARENA = 1 << 30
 STEP = 16
 """Bytes: the arena's alignment, to which it is found."""
 _LACKING = re.compile(r"Didn't find op for builtin opcode '(\w+)'")
-_NO_CUSTOM = re.compile(r"no custom_code|custom op|CUSTOM", re.IGNORECASE)
 
 
 def open_tflite_micro(path: str, threads: int) -> agent.Session:
@@ -100,10 +99,9 @@ def trial(attempt: Callable[[], object]) -> str | None:
 
 def smallest(works: Callable[[int], bool]) -> int:
     """The least arena that works, to 16 bytes: doubled until one does, then halved between."""
-    high = 1024
+    low, high = 0, 1024
     while not works(high):
-        high *= 2
-    low = high // 2 if high > 1024 else 0
+        low, high = high, 2 * high
     while high - low > STEP:
         middle = (low + high) // (2 * STEP) * STEP
         low, high = (low, middle) if works(middle) else (middle, high)
@@ -149,7 +147,7 @@ def _spec(graph: Any, index: int, told: Any) -> dict[str, Any]:
     """A tensor as the agent describes it; the interpreter knows no names."""
     name = graph.tensors[index].name
     dtype = np.dtype(told["dtype"])
-    spec = {
+    spec: dict[str, Any] = {
         "name": name.decode(errors="replace") if isinstance(name, bytes) else str(name),
         "shape": [int(d) for d in told["shape"]],
         "dtype": dtype.name,

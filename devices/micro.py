@@ -1,4 +1,4 @@
-"""Microcontrollers: `micro:nucleo-l4r5zi` and others. Does a TFLite file run in tflite-micro, compute the same, and fit?
+"""Microcontrollers, `micro:nucleo-l4r5zi` and others: does a TFLite file run in tflite-micro, and does it fit?
 
 tflite-micro's interpreter of this host runs it, so there is no time to tell; its kernels are the reference ones.
 """
@@ -28,8 +28,8 @@ RUNTIMES = OWN_RUNTIMES["tflite"]
 INTERPRETER_BYTES = 16 * 1024
 """Flash that tflite-micro's core takes on a Cortex-M3, without kernels, by its own README."""
 NOTE = (
-    "arena of reference kernels on a 64-bit host: structures are smaller on 32 bits, optimised kernels may add buffers; "
-    "flash without the kernels' and the application's code"
+    "arena of reference kernels on a 64-bit host: structures are smaller on 32 bits, optimised kernels may add "
+    "buffers; flash without the kernels' and the application's code"
 )
 _KEPT = ("schema", "runtime", "runtime_version", "threads", "inputs", "outputs", "facts", "samples")
 

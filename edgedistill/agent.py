@@ -128,8 +128,8 @@ def _open_tflite(interpreter_class: Any, path: str, threads: int) -> Session:
 def _tflite_delegate(interpreter: Any) -> Dict[str, Any]:
     """Whether XNNPACK, the one delegate of these packages, took operators: it leaves a DELEGATE node for each part."""
     try:
-        names = [node["op_name"] for node in interpreter._get_ops_details()]
-    except Exception as error:  # no public call tells; a release without this one is not refused for it
+        names = [node["op_name"] for node in interpreter._get_ops_details()]  # noqa: SLF001 - no public call tells
+    except Exception as error:  # a release without that call is not refused for it
         return {"delegate": "unknown: %s" % error}
     parts = names.count("DELEGATE")
     return {"delegate": "XNNPACK" if parts else "none", "delegated_parts": parts, "operators": len(names) - parts}
@@ -173,7 +173,14 @@ def open_openvino(path: str, threads: int) -> Session:
     compiled = core.compile_model(model, "CPU", settings)
     request = compiled.create_infer_request()
     outputs = [{"name": p.get_any_name()} for p in compiled.outputs]
-    in_force = {key: str(compiled.get_property(key)) for key in ("INFERENCE_PRECISION_HINT", "INFERENCE_NUM_THREADS")}
+    told = (
+        "INFERENCE_PRECISION_HINT",
+        "INFERENCE_NUM_THREADS",
+        "NUM_STREAMS",
+        "PERFORMANCE_HINT",
+        "ENABLE_CPU_PINNING",
+    )
+    in_force = {key: str(compiled.get_property(key)) for key in told}
 
     slots = [request.get_input_tensor(i).data for i in range(len(inputs))]
     results = [request.get_output_tensor(i).data for i in range(len(outputs))]
@@ -290,20 +297,29 @@ def _memory_bytes() -> Dict[str, int]:
         return {"now": peak, "peak": peak}
 
 
-def _drop_page_cache(path: str) -> bool:
-    """Ask the kernel to forget the model's files; True when it took the request."""
+def _drop_page_cache(path: str) -> str:
+    """Ask the kernel to forget the model's files, and whether it did.
+
+    It keeps what is not written yet, what others have mapped, and all of a file system in memory; so the first page is
+    asked for with RWF_NOWAIT, which fails where it would have to be read.
+    """
     stem = os.path.splitext(path)[0]
     try:
         for name in (path, stem + ".bin"):
             if os.path.exists(name):
                 descriptor = os.open(name, os.O_RDONLY)
                 try:
+                    os.fsync(descriptor)
                     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+                    os.preadv(descriptor, [bytearray(1)], 0, os.RWF_NOWAIT)
+                except BlockingIOError:
+                    continue
                 finally:
                     os.close(descriptor)
-    except (OSError, AttributeError):
-        return False
-    return True
+                return "kept: the kernel did not drop it"
+    except (OSError, AttributeError) as error:
+        return "kept, or not known: %s" % error
+    return "dropped before the cold load"
 
 
 def _version(distribution: str) -> str:
@@ -433,14 +449,24 @@ def _pin(cores: Optional[str]) -> List[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
+def _queued_s() -> float:
+    """Seconds that the threads of this process were ready to run and had no core: the second field of schedstat."""
+    total = 0
+    for thread in os.listdir("/proc/self/task"):
+        with open("/proc/self/task/%s/schedstat" % thread) as stream:
+            total += int(stream.read().split()[1])
+    return total / 1e9
+
+
 def _conditions() -> Dict[str, float]:
-    """What may disturb a measurement, as counters: context switches of this process, stolen and total CPU time."""
+    """What may disturb a measurement, as counters: this process's context switches, CPU time, queueing; stolen time."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     found = {"involuntary_switches": float(usage.ru_nivcsw), "cpu_s": usage.ru_utime + usage.ru_stime}
     try:
         with open("/proc/stat") as lines:
             ticks = [int(word) for word in lines.readline().split()[1:]]
         found["steal_s"] = ticks[7] / float(os.sysconf("SC_CLK_TCK"))
+        found["queued_s"] = _queued_s()
     except (OSError, IndexError, ValueError):
         pass  # not every kernel tells
     return found
@@ -451,6 +477,7 @@ def _disturbance(before: Dict[str, float], wall_s: float) -> Dict[str, float]:
     after = _conditions()
     found = {key: after[key] - before[key] for key in before if key in after}
     found["wall_s"] = wall_s
+    found["host_cores"] = float(os.cpu_count() or 1)
     try:
         with open("/proc/loadavg") as stream:
             found["run_queue"] = float(stream.read().split()[3].split("/")[0])
@@ -611,7 +638,7 @@ def measure(arguments: argparse.Namespace) -> Dict[str, Any]:
     import_ms = _import(module, arguments.runtime)
     memory["after_import"] = _memory_bytes()["now"]
     marks.stage()
-    dropped = _drop_page_cache(arguments.model)
+    page_cache = _drop_page_cache(arguments.model)
     session, load_cold_ms = _open(opener, arguments.model, arguments.threads)
     memory["after_load"] = _memory_bytes()["now"]
     marks.stage()
@@ -636,13 +663,15 @@ def measure(arguments: argparse.Namespace) -> Dict[str, Any]:
         "facts": session.facts,
         "import_ms": import_ms,
         "load_cold_ms": load_cold_ms,
-        "page_cache": "dropped before the cold load" if dropped else "kept",
+        "page_cache": page_cache,
         "first_inference_ms": first_ms,
     }  # type: Dict[str, Any]
     if arguments.outputs:
         document["samples"] = _compute(session, samples, arguments.outputs)
     if arguments.queries > 0:
-        _stream(session, samples, 1, arguments.warmup)
+        started = time.perf_counter()
+        warm = _stream(session, samples, 1, arguments.warmup)
+        document["warmup"] = {"inferences": len(warm), "seconds": time.perf_counter() - started}
         before, started = _conditions(), time.perf_counter()
         document["latency_ns"] = _stream(session, samples, arguments.queries, arguments.duration)
         document["disturbance"] = _disturbance(before, time.perf_counter() - started)

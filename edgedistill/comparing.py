@@ -69,7 +69,9 @@ def refusals(artifact: Artifact) -> dict[str, str]:
 
 
 def subjects_on(device: str, artifacts: Sequence[Artifact]) -> list[Subject]:
-    """Those subjects whose runtime the device has: all, unless its plug-in names its RUNTIMES, or brings its OWN_RUNTIMES.
+    """Those subjects whose runtime the device has: all, unless its plug-in names its RUNTIMES.
+
+    A plug-in with OWN_RUNTIMES (format -> runtimes) brings what this machine's plug-ins do not know.
 
     Raises:
         UsageError: the device has none for an artifact.
@@ -144,7 +146,7 @@ def compare_files(
 
 
 def generated(artifact: Artifact, path: Path, count: int = 32) -> Path:
-    """Write `count` seeded samples of the artifact's input shapes as .npz: standard normal, and 0 and 1 for integers."""
+    """Write `count` seeded samples of the artifact's inputs as .npz: standard normal, 0 and 1 for integers."""
     subject = subjects([artifact])[0]
     job = BenchmarkJob(artifact.path, subject.runtime)
     specs = load_device("cpu").run("cpu", job).document["inputs"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgedistill.benchmarking import measurement_of
-from edgedistill.comparing import compute, generated, subjects, subjects_on
+from edgedistill.comparing import compute_all, generated, subjects, subjects_on
 from edgedistill.errors import ArtifactError, DeviceError
 from edgedistill.parity import compare
 from edgedistill.plugins import load_device
@@ -46,8 +46,9 @@ def emulate_files(
     """One measurement (source `emulated`) per artifact and runtime that the device has.
 
     Each is compared with the same file on this machine, over `inputs` (.npz, first axis: samples) or 8 seeded normal
-    samples: in the same runtime, or the format's first where the device has a runtime of its own. With `against`, `instructions_to_reference` is the ratio of the totals. An artifact
-    that does not run there is a measurement too: `runs` says why, and `valid` is false.
+    samples: in the same runtime, or in the format's first where the device has a runtime of its own. With `against`,
+    `instructions_to_reference` is the ratio of the totals. An artifact that does not run there is a
+    measurement too: `runs` says why, and `valid` is false.
 
     Raises:
         UsageError: the device has no runtime for an artifact, an unknown core, no installation.
@@ -76,10 +77,10 @@ def _emulate(subject: Subject, settings: Benchmark, inputs: Path | None) -> Json
         except (ArtifactError, DeviceError) as error:
             return _refused(subject, settings, error)
         reference = _reference(subject)
-        here = compute(reference, samples, Path(folder) / "here.npz")
+        here = compute_all(reference, samples, Path(folder) / "here.npz")
         with np.load(outputs, allow_pickle=False) as archive:
-            there = np.asarray(archive[archive.files[0]])
-    parity = _parity(reference, here, there, result.document["outputs"][0])
+            there = [np.asarray(archive[output["name"]]) for output in result.document["outputs"]]
+    parity = _parity(reference, list(here.values()), there, result.document["outputs"])
     measurement = measurement_of(subject, [result], settings)
     for key in _MEASURED_ONLY:
         measurement.pop(key, None)
@@ -99,12 +100,20 @@ def _reference(subject: Subject) -> Subject:
     return next((one for one in here if one.runtime == subject.runtime), here[0])
 
 
-def _parity(subject: Subject, here: Array, there: Array, output: Json) -> Json:
-    """Against the same file on this machine; where the output is quantised, one step of it may differ."""
+def _parity(subject: Subject, here: Sequence[Array], there: Sequence[Array], outputs: Sequence[Json]) -> Json:
+    """Against the same file on this machine; of several outputs a failed one, else the farthest, speaks for all."""
+    each = [_parity_of(subject, *parts) for parts in zip(here, there, outputs, strict=True)]
+    speaks = max(each, key=lambda one: (one["state"] == "fail", one["max_relative"] or 0.0))
+    return {**speaks, "outputs": each} if len(each) > 1 else speaks
+
+
+def _parity_of(subject: Subject, here: Array, there: Array, output: Json) -> Json:
+    """Of one output; where it is quantised, one step of it may differ."""
     exact, given = (array.reshape(len(array), -1) for array in (here, there))
     name = f"{subject.artifact.path.name} on this machine"
     precision, tolerance = subject.artifact.precision, ParitySettings()
     found = compare(exact, given, precision, tolerance, name=name, runtime=subject.runtime).to_json()
+    found["output"] = output["name"]
     scale = output.get("quantization", {}).get("scale")
     if scale and found["max_abs"] is not None:
         steps = round(found["max_abs"] / scale, 3)

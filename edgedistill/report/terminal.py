@@ -128,16 +128,17 @@ def show_microcontrollers(measurements: list[Json], console: Console) -> None:
         return
     title = "in tflite-micro on this host, batch 1: what fits"
     table = Table(title=title, title_justify="left", header_style="bold")
-    for heading in ("artifact", "device", "runs", "fits", "arena, KB", "of SRAM", "flash, KB", "of flash", "max abs", "flags"):
-        left = heading in ("artifact", "device", "runs", "fits", "flags")
-        table.add_column(heading, justify="left" if left else "right")
+    words = ("artifact", "device", "runs", "fits")
+    for heading in (*words, "arena, KB", "of SRAM", "flash, KB", "of flash", "max abs", "flags"):
+        table.add_column(heading, justify="left" if heading in (*words, "flags") else "right")
     for m in measurements:
         pairs = (("arena_bytes", "sram_bytes"), ("flash_bytes", "flash_size_bytes"))
         sizes = [f"{m[key] / 1024:.1f}" if key in m else "-" for pair in pairs for key in pair]
         far = m.get("parity", {}).get("max_abs")
+        fits = "-" if "fits" not in m else "yes" if m["fits"] else "no"
         table.add_row(
-            Text(m["artifact"]), Text(m["device"]), m["runs"]["state"], {True: "yes", False: "no"}.get(m.get("fits"), "-"),
-            *sizes, "-" if far is None else f"{far:.1e}", Text("; ".join(m["flags"])),
+            Text(m["artifact"]), Text(m["device"]), m["runs"]["state"], fits, *sizes,
+            "-" if far is None else f"{far:.1e}", Text("; ".join(m["flags"])),
         )  # fmt: skip
     console.print(table)
     for note in dict.fromkeys(m["note"] for m in measurements if "note" in m):
