@@ -42,7 +42,7 @@ def open_tflite_micro(path: str, threads: int) -> agent.Session:
         raise ValueError(f"tflite-micro has no {', '.join(lacking)}" if lacking else died)
     arena = smallest(lambda size: trial(lambda: _infer(content, size)) is None)
     interpreter = runtime.Interpreter.from_bytes(content, arena_size=arena)
-    graph = runtime.convert_bytearray_to_object(content).subgraphs[0]
+    graph = _graph(content)
     inputs = [_spec(graph, index, interpreter.get_input_details(n)) for n, index in enumerate(graph.inputs)]
     outputs = [_spec(graph, index, interpreter.get_output_details(n)) for n, index in enumerate(graph.outputs)]
 
@@ -63,12 +63,20 @@ def _read(path: str) -> bytes:
     return content
 
 
+def _graph(content: bytes) -> Any:
+    """The file's main graph, as the schema's object."""
+    from tflite_micro.python.tflite_micro import runtime
+
+    model: Any = runtime.convert_bytearray_to_object(content)
+    return model.subgraphs[0]
+
+
 def _infer(content: bytes, arena: int) -> None:
     """One inference of zeros."""
     from tflite_micro.python.tflite_micro import runtime
 
     interpreter = runtime.Interpreter.from_bytes(content, arena_size=arena)
-    for number in range(len(runtime.convert_bytearray_to_object(content).subgraphs[0].inputs)):
+    for number in range(len(_graph(content).inputs)):
         told = interpreter.get_input_details(number)
         interpreter.set_input(np.zeros(told["shape"], told["dtype"]), number)
     interpreter.invoke()
@@ -115,7 +123,7 @@ def unsupported(content: bytes) -> list[str]:
     """
     from tflite_micro.python.tflite_micro import runtime
 
-    model = runtime.convert_bytearray_to_object(content)
+    model: Any = runtime.convert_bytearray_to_object(content)
     operators = vars(runtime.schema_fb.BuiltinOperator)
     found: list[str] = []
     while True:

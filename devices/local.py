@@ -68,15 +68,16 @@ def run_agent(agent: Path, job: BenchmarkJob) -> Json:
             fix="lower benchmark.min_queries or min_duration_s, or look whether the model hangs",
         ) from error
     try:
-        document = json.loads(done.stdout.strip().splitlines()[-1])
-    except (IndexError, ValueError) as error:
+        document = dict(json.loads(done.stdout.strip().splitlines()[-1]))
+    except (IndexError, TypeError, ValueError) as error:
         told = done.stderr.strip().splitlines()[-1:] or ["nothing"]
+        end = f"exit code {done.returncode}" if done.returncode >= 0 else f"killed by signal {-done.returncode}"
         raise DeviceError(
             f"the agent died on {job.artifact.name} in {job.runtime}",
             where=str(job.artifact),
             expected="one JSON document",
-            got=f"exit code {done.returncode}, {told[0]}",
-            fix=f"run it by hand: {' '.join(command)}",
+            got=f"{end}, {told[0]}",
+            fix=f"look whether memory ran out, or run it by hand: {' '.join(command)}",
         ) from error
     if "error" in document and document["error"]["code"] == "affinity":
         raise UsageError(
@@ -89,12 +90,12 @@ def run_agent(agent: Path, job: BenchmarkJob) -> Json:
     if "error" in document:
         raise ArtifactError(
             f"{job.runtime} refuses {job.artifact.name}: {document['error']['message']}",
-            where=str(job.artifact),
+            where=str(job.inputs if document["error"]["code"] == "inputs" and job.inputs else job.artifact),
             expected=f"a file and inputs that {job.runtime} takes",
             got=document["error"]["code"],
             fix="export the artifact again, or give inputs of its signature",
         )
-    return dict(document)
+    return document
 
 
 def _cpu_name() -> str:

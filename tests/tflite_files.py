@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +18,8 @@ def write(
 ) -> Path:
     """A TFLite file: (shape, dtype, scale, zero point, content or None) per tensor, an operator per wire."""
     import flatbuffers  # type: ignore[import-untyped]  # it has no annotations
-    from ai_edge_litert import schema_py_generated as schema
 
+    schema: Any = importlib.import_module("ai_edge_litert.schema_py_generated")
     model, graph = schema.ModelT(), schema.SubGraphT()
     model.version, model.subgraphs, model.buffers = 3, [graph], [schema.BufferT()]
     model.operatorCodes, graph.operators, graph.tensors = [], [], []
