@@ -50,6 +50,7 @@ def run_agent(agent: Path, job: BenchmarkJob) -> Json:
     command += ["--runtime", job.runtime, "--threads", str(job.threads), "--warmup", str(job.warmup_s)]
     command += ["--queries", str(job.min_queries), "--duration", str(job.min_duration_s)]
     command += ["--affinity", ",".join(map(str, job.affinity))] if job.affinity else []
+    command += ["--reference-kernels"] if job.reference_kernels else []
     command += ["--profile", str(job.profile)] if job.profile else []
     command += ["--sustained", str(job.sustained_min)] if job.sustained_min else []
     for option, path in (("--inputs", job.inputs), ("--outputs", job.outputs)):

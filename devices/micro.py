@@ -25,6 +25,8 @@ SCHEME = "micro"
 SOURCE = "emulated"
 OWN_RUNTIMES = {"tflite": ("tflite-micro",)}
 RUNTIMES = OWN_RUNTIMES["tflite"]
+REFERENCES = ("tflite-runtime", "litert")
+"""Runtimes of this machine to compare with: the first one's reference kernels round as tflite-micro's do."""
 INTERPRETER_BYTES = 16 * 1024
 """Flash that tflite-micro's core takes on a Cortex-M3, without kernels, by its own README."""
 NOTE = (

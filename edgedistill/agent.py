@@ -6,7 +6,7 @@ nothing of EdgeDistill. Usage:
     python agent.py MODEL --runtime onnxruntime|tflite-runtime|litert|openvino|ncnn
                     [--threads N] [--inputs X.npz --outputs Y.npz]
                     [--queries N --duration SECONDS --warmup SECONDS] [--affinity 0,1] [--profile N]
-                    [--sustained MINUTES] [--mark N]
+                    [--sustained MINUTES] [--mark N] [--reference-kernels]
 
 With --outputs every sample of X.npz (first axis) is computed at batch 1 and written as float32. With
 --queries a single stream is timed: at least N inferences and SECONDS seconds; input copies into the
@@ -26,6 +26,7 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:] = [p for p in sys.path if os.path.abspath(p or os.getcwd()) != _HERE]
 
 import argparse
+import functools
 import json
 import platform
 import resource
@@ -95,8 +96,10 @@ def open_onnxruntime(path: str, threads: int) -> Session:
     return Session(inputs, outputs, lambda feed: list(session.run(wanted, dict(zip(names, feed)))), facts)
 
 
-def _open_tflite(interpreter_class: Any, path: str, threads: int) -> Session:
-    interpreter = interpreter_class(model_path=path, num_threads=threads)
+def _open_tflite(module: Any, path: str, threads: int, reference: bool) -> Session:
+    kinds = module.OpResolverType
+    resolver = kinds.BUILTIN_REF if reference else kinds.BUILTIN
+    interpreter = module.Interpreter(model_path=path, num_threads=threads, experimental_op_resolver_type=resolver)
     interpreter.allocate_tensors()
     inputs = []  # type: List[Any]
     outputs = []  # type: List[Any]
@@ -123,7 +126,8 @@ def _open_tflite(interpreter_class: Any, path: str, threads: int) -> Session:
         interpreter.invoke()
         return [interpreter.get_tensor(index) for index in out_index]
 
-    facts = {"in_force": {"num_threads": threads, **_tflite_delegate(interpreter)}}
+    kernels = "reference" if reference else "optimised"
+    facts = {"in_force": {"num_threads": threads, "kernels": kernels, **_tflite_delegate(interpreter)}}
     return Session([e for e, _ in inputs], [e for e, _ in outputs], run, facts)
 
 
@@ -137,18 +141,18 @@ def _tflite_delegate(interpreter: Any) -> Dict[str, Any]:
     return {"delegate": "XNNPACK" if parts else "none", "delegated_parts": parts, "operators": len(names) - parts}
 
 
-def open_tflite_runtime(path: str, threads: int) -> Session:
+def open_tflite_runtime(path: str, threads: int, reference: bool = False) -> Session:
     """TFLite in tflite-runtime."""
-    from tflite_runtime.interpreter import Interpreter
+    from tflite_runtime import interpreter
 
-    return _open_tflite(Interpreter, path, threads)
+    return _open_tflite(interpreter, path, threads, reference)
 
 
-def open_litert(path: str, threads: int) -> Session:
+def open_litert(path: str, threads: int, reference: bool = False) -> Session:
     """TFLite in LiteRT (ai-edge-litert)."""
-    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert import interpreter
 
-    return _open_tflite(Interpreter, path, threads)
+    return _open_tflite(interpreter, path, threads, reference)
 
 
 def open_openvino(path: str, threads: int) -> Session:
@@ -286,7 +290,7 @@ OPENERS = {
     "litert": (open_litert, "ai_edge_litert.interpreter", "ai-edge-litert"),
     "openvino": (open_openvino, "openvino", "openvino"),
     "ncnn": (open_ncnn, "ncnn", "ncnn"),
-}  # type: Dict[str, Tuple[Callable[[str, int], Session], str, str]]
+}  # type: Dict[str, Tuple[Callable[..., Session], str, str]]
 
 
 def _memory_bytes() -> Dict[str, int]:
@@ -620,6 +624,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument("--queries", type=int, default=0, help="time at least so many inferences")
     parser.add_argument("--duration", type=float, default=0.0, help="and at least so many seconds")
     parser.add_argument("--warmup", type=float, default=0.1, help="seconds before timing")
+    parser.add_argument("--reference-kernels", action="store_true", help="TFLite's reference kernels, no XNNPACK")
     parser.add_argument("--affinity", help="cores to run on, such as 0,1")
     parser.add_argument("--profile", type=int, default=0, help="time every operator over so many inferences")
     parser.add_argument("--sustained", type=float, default=0.0, help="minutes of a stream told minute by minute")
@@ -638,6 +643,10 @@ def main(argv: Optional[List[str]] = None) -> int:
 def measure(arguments: argparse.Namespace) -> Dict[str, Any]:
     """One process's whole life with a model, stage by stage."""
     opener, module, distribution = OPENERS[arguments.runtime]
+    if arguments.reference_kernels:
+        if arguments.runtime not in ("tflite-runtime", "litert"):
+            raise Refused("kernels", "%s has no reference kernels" % arguments.runtime)
+        opener = functools.partial(opener, reference=True)
     _pin(arguments.affinity)
     marks = Marks(arguments.mark)
     memory = {"baseline": _memory_bytes()["now"]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,10 +104,12 @@ def compute(subject: Subject, inputs: Path, outputs: Path, device: str = "cpu") 
         return np.asarray(archive[archive.files[0]])
 
 
-def compute_all(subject: Subject, inputs: Path, outputs: Path, device: str = "cpu") -> dict[str, Array]:
+def compute_all(
+    subject: Subject, inputs: Path, outputs: Path, device: str = "cpu", *, reference_kernels: bool = False
+) -> dict[str, Array]:
     """All outputs of the artifact for every sample of an .npz, by the file's names, in the file's order."""
     job = BenchmarkJob(subject.artifact.path, subject.runtime, inputs=inputs, outputs=outputs, timeout_s=3600)
-    document = load_device(device).run(device, job).document
+    document = load_device(device).run(device, replace(job, reference_kernels=reference_kernels)).document
     with np.load(outputs, allow_pickle=False) as archive:
         return {one["name"]: np.asarray(archive[one["name"]]) for one in document["outputs"]}
 

@@ -46,9 +46,9 @@ def emulate_files(
     """One measurement (source `emulated`) per artifact and runtime that the device has.
 
     Each is compared with the same file on this machine, over `inputs` (.npz, first axis: samples) or 8 seeded normal
-    samples: in the same runtime, or in the format's first where the device has a runtime of its own. With `against`,
-    `instructions_to_reference` is the ratio of the totals. An artifact that does not run there is a
-    measurement too: `runs` says why, and `valid` is false.
+    samples: in the same runtime, or, where the device has one of its own, in that which its plug-in names first in
+    REFERENCES, by reference kernels. With `against`, `instructions_to_reference` is the ratio of the totals. An artifact
+    that does not run there is a measurement too: `runs` says why, and `valid` is false.
 
     Raises:
         UsageError: the device has no runtime for an artifact, an unknown core, no installation.
@@ -76,8 +76,9 @@ def _emulate(subject: Subject, settings: Benchmark, inputs: Path | None) -> Json
             result = load_device(settings.device).run(settings.device, job)
         except (ArtifactError, DeviceError) as error:
             return _refused(subject, settings, error)
-        reference = _reference(subject)
-        here = compute_all(reference, samples, Path(folder) / "here.npz")
+        reference = _reference(settings.device, subject)
+        other = reference.runtime != subject.runtime  # then roundings differ, but for kernels of the same kind
+        here = compute_all(reference, samples, Path(folder) / "here.npz", reference_kernels=other)
         with np.load(outputs, allow_pickle=False) as archive:
             there = [np.asarray(archive[output["name"]]) for output in result.document["outputs"]]
     parity = _parity(reference, list(here.values()), there, result.document["outputs"])
@@ -94,10 +95,11 @@ def _emulate(subject: Subject, settings: Benchmark, inputs: Path | None) -> Json
     }
 
 
-def _reference(subject: Subject) -> Subject:
-    """The same file here: in the same runtime, or in the first that opens it."""
-    here = subjects([subject.artifact])
-    return next((one for one in here if one.runtime == subject.runtime), here[0])
+def _reference(device: str, subject: Subject) -> Subject:
+    """The same file here: in the same runtime, or in the best of the plug-in's REFERENCES that opens it."""
+    here = {one.runtime: one for one in subjects([subject.artifact])}
+    wanted = (subject.runtime, *getattr(load_device(device), "REFERENCES", ()), *here)
+    return next(here[runtime] for runtime in wanted if runtime in here)
 
 
 def _parity(subject: Subject, here: Sequence[Array], there: Sequence[Array], outputs: Sequence[Json]) -> Json:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytest.importorskip("tflite_micro")
+pytest.importorskip("tflite_runtime")
 BOARD = "micro:nucleo-l4r5zi"
 
 
@@ -69,6 +70,27 @@ def test_an_int8_layer_computes_what_its_integers_say(dense: Path, tmp_path: Pat
     assert document["microcontroller"]["model_bytes"] == dense.stat().st_size
     assert not [key for key in document if "latency" in key or key.endswith("_ms")], "never a time"
     assert document["source"] == "emulated"
+
+
+@pytest.fixture
+def deep(tmp_path: Path) -> Path:
+    """Eight int8 dense layers of 32 whose activations fill their range: roundings add up."""
+    rng = np.random.default_rng(3)
+    tensors: list[Any] = [((1, 32), np.int8, 0.03, 0, None)]
+    wires = []
+    for layer in range(8):
+        weights = rng.integers(-127, 128, (32, 32)).astype(np.int8)
+        tensors += [((32, 32), np.int8, 0.0024, 0, weights), ((32,), np.int32, 0.0024 * 0.03, 0, np.zeros(32))]
+        tensors += [((1, 32), np.int8, 0.03, layer % 5, None)]
+        wires.append(([3 * layer, 3 * layer + 1, 3 * layer + 2], 3 * layer + 3))
+    return write(tmp_path / "deep.tflite", tensors, ["FULLY_CONNECTED"] * 8, wires, [0, 24])
+
+
+def test_roundings_that_add_up_are_compared_with_kernels_that_round_alike(deep: Path) -> None:
+    (measured,) = documents(edgedistill("benchmark", deep, "--device", BOARD, "--json"))["measurements"]
+    assert measured["parity"]["state"] == "pass"
+    assert measured["parity"]["max_lsb"] == 0
+    assert measured["parity"]["runtime"] == "tflite-runtime"
 
 
 def test_the_arena_grows_by_exactly_what_its_tensors_grow(tmp_path: Path) -> None:
