@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgedistill.errors import UsageError
+from edgedistill.errors import ArtifactError, UsageError
 from edgedistill.types import BenchmarkResult, DeviceInfo
 
 from . import local
@@ -61,7 +61,12 @@ def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
             fix="give a .tflite file, and leave the threads at 1",
         )  # fmt: skip
     untimed = replace(job, min_queries=0, profile=0, sustained_min=0.0)
-    found = local.run_agent(Path(__file__).with_name("_micro_agent.py"), untimed)
+    try:
+        found = local.run_agent(Path(__file__).with_name("_micro_agent.py"), untimed)
+    except ArtifactError as error:
+        if "tflite-micro has no" in error.message:  # as _micro_agent.py says it
+            error.fix = "build the model of other operators, or choose another runtime"
+        raise
     document = {key: found[key] for key in _KEPT if key in found}
     needs = fit(board, found["facts"]["arena_bytes"], job.artifact.stat().st_size)
     return BenchmarkResult(device_id, {**document, "source": SOURCE, "microcontroller": needs})

@@ -47,8 +47,8 @@ def emulate_files(
 
     Each is compared with the same file on this machine, over `inputs` (.npz, first axis: samples) or 8 seeded normal
     samples: in the same runtime, or, where the device has one of its own, in that which its plug-in names first in
-    REFERENCES, by reference kernels. With `against`, `instructions_to_reference` is the ratio of the totals. An artifact
-    that does not run there is a measurement too: `runs` says why, and `valid` is false.
+    REFERENCES, by reference kernels. With `against`, `instructions_to_reference` is the ratio of the totals. What does
+    not run there is a measurement too: `runs` says why, and `valid` is false.
 
     Raises:
         UsageError: the device has no runtime for an artifact, an unknown core, no installation.

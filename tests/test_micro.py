@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import json
 import os
 import signal
 from functools import partial
@@ -13,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgedistill.errors import ArtifactError, UsageError
+from edgedistill.cli import main
+from edgedistill.errors import ArtifactError, PluginError, UsageError
 from edgedistill.plugins import find_plugin, load_device
 from edgedistill.types import BenchmarkJob
 from tests.conftest import documents, edgedistill
@@ -135,6 +138,22 @@ def test_every_operator_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"tflite-micro has no GELU, SIGN\n") as caught:
         load_device(BOARD).run(BOARD, BenchmarkJob(file, "tflite-micro"))
     assert caught.value.exit_code == 3
+    assert "other operators" in caught.value.fix
+
+
+def test_without_its_extra_it_is_neither_listed_nor_loaded(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    real = importlib.util.find_spec
+    absent = "tflite_micro"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == absent else real(name, *a))
+    assert main(["devices", "list", "--json"]) == 0
+    listed = {one["id"] for one in json.loads(capfd.readouterr().out)["devices"]}
+    assert "cpu" in listed
+    assert "micro" not in listed
+    with pytest.raises(PluginError, match=absent) as caught:
+        load_device(BOARD)
+    assert caught.value.fix == "pip install 'edgedistill[micro]'"
 
 
 def test_a_board_is_found_by_name_or_given_by_sizes() -> None:
