@@ -28,8 +28,9 @@ def measure(results: Sequence[BenchmarkResult]) -> Json:
     """Percentiles over all rounds' samples, the medians of each round, and the stages before them.
 
     Load and first-inference times are medians over the rounds, each a fresh process. `percentiles_ms` holds the 0th
-    to the 100th over all rounds, `timeline_ms` medians of up to 30 stretches of each round. Flags tell what makes the
-    figures doubtful: too few queries (which alone makes them invalid), unstable, throttled, contended.
+    to the 100th over all rounds, `timeline_ms` medians of up to 30 stretches of each round, `runtime_p50_ms` the median
+    by the runtime's own clock (OpenVINO has one). Flags tell what makes the figures doubtful: too few queries (which
+    alone makes them invalid), unstable, throttled, contended.
     """
     if "latency_ns" not in results[0].document:  # an emulated device has no time to tell
         return {}
@@ -59,6 +60,8 @@ def measure(results: Sequence[BenchmarkResult]) -> Json:
         "load_cold_ms": median("load_cold_ms"),
         "load_warm_ms": median("load_warm_ms"),
         "first_inference_ms": median("first_inference_ms"),
+        **{key: median(key) for key in ("runtime_p50_ms",) if key in results[0].document},
+        "warmup_inferences": [r.document["warmup"]["inferences"] for r in results if "warmup" in r.document],
         "page_cache": results[0].document["page_cache"],
         "involuntary_switches": sum(result.document["involuntary_switches"] for result in results),
         "valid": early is not None,
