@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgedistill.agreeing import against_reference
 from edgedistill.errors import ArtifactError, UsageError
 from edgedistill.parity import Parity, compare, worst
 from edgedistill.plugins import load_device, load_exporter
@@ -66,6 +67,18 @@ def refusals(artifact: Artifact) -> dict[str, str]:
         return dict(tell(artifact)) if tell is not None else {}
     except Exception:  # noqa: BLE001 - damaged files: each library has errors of its own, and opening tells better
         return {}
+
+
+def disagreements(artifact: Artifact, outputs: Mapping[str, Mapping[str, Array]]) -> dict[str, str]:
+    """Runtime -> how its outputs depart from those of the format's reference runtime; see agreeing.py.
+
+    `outputs`: runtime -> output name -> (samples, ...). Empty for formats that one runtime opens.
+    """
+    exporter = load_exporter(artifact.format)
+    reference = getattr(exporter, "REFERENCE", None)
+    if reference is None or len(outputs) < 2:  # noqa: PLR2004 - two to compare
+        return {}
+    return against_reference(outputs, reference, exporter.output_steps(artifact.path), artifact.precision)  # type: ignore[attr-defined]  # optional verbs
 
 
 def subjects_on(device: str, artifacts: Sequence[Artifact]) -> list[Subject]:

@@ -151,7 +151,9 @@ class Stages:
                 partial(_told, step, text),
             )  # fmt: skip
             artifacts.append(choice.artifact)
-            candidates.append({"artifact": choice.artifact.id, "met": choice.met, "candidates": choice.rows})
+            candidates.append(
+                {"artifact": choice.artifact.id, "met": choice.met, "candidates": choice.rows, "notes": choice.notes}
+            )
         samples.validation.unlink()
         write_json(candidates, out / "candidates.json")
         write_artifacts(artifacts, out, self.origin(quantized=True))
@@ -348,8 +350,9 @@ class Stages:
         np.savez(validation, **{name: np.asarray(data.train_inputs[rows])})
         calibration = {name: self._calibration(data)}
         return CandidateSamples(
-            calibration, validation, len(rows), lambda logits: float(np.mean(correct(logits, labels)))
-        )
+            calibration, validation, len(rows),
+            lambda outputs, _: float(np.mean(correct(next(iter(outputs.values())), labels))),
+        )  # fmt: skip
 
     def _calibration(self, data: Data) -> Array:
         """Model-ready calibration samples: training samples, or the file that the recipe names."""

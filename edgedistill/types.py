@@ -64,11 +64,14 @@ class Scheme:
         name: short and stable, for reports: `u8s8-minmax`.
         options: what the exporter's quantiser reads.
         keep_float: names of layers (as the exporter's `layers` gives them) that stay in float.
+        placement: what is rounded, and with which types. Schemes of one placement hold other numbers and take the same
+            time, so that one of them is measured for all.
     """
 
     name: str
     options: Json = field(default_factory=dict)
     keep_float: tuple[str, ...] = ()
+    placement: str = ""
 
 
 @dataclass(frozen=True)
