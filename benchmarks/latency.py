@@ -20,7 +20,7 @@ _THROTTLED = 1.10
 """A last third that is a tenth slower than the first, in most rounds, is a trend and no noise."""
 _TREND_SAMPLES = 30
 _WAITED = 0.05
-"""A stream needs its core all the time: a twentieth of the wall time without it is contention."""
+"""A stream needs its cores all the time: queueing for them through a twentieth of it is contention."""
 _STOLEN = 0.01
 
 
@@ -28,8 +28,9 @@ def measure(results: Sequence[BenchmarkResult]) -> Json:
     """Percentiles over all rounds' samples, the medians of each round, and the stages before them.
 
     Load and first-inference times are medians over the rounds, each a fresh process. `percentiles_ms` holds the 0th
-    to the 100th over all rounds, `timeline_ms` medians of up to 30 stretches of each round. Flags tell what makes the
-    figures doubtful: too few queries (which alone makes them invalid), unstable, throttled, contended.
+    to the 100th over all rounds, `timeline_ms` medians of up to 30 stretches of each round, `runtime_p50_ms` the median
+    by the runtime's own clock (OpenVINO has one). Flags tell what makes the figures doubtful: too few queries (which
+    alone makes them invalid), unstable, throttled, contended.
     """
     if "latency_ns" not in results[0].document:  # an emulated device has no time to tell
         return {}
@@ -59,6 +60,8 @@ def measure(results: Sequence[BenchmarkResult]) -> Json:
         "load_cold_ms": median("load_cold_ms"),
         "load_warm_ms": median("load_warm_ms"),
         "first_inference_ms": median("first_inference_ms"),
+        **{key: median(key) for key in ("runtime_p50_ms",) if key in results[0].document},
+        "warmup_inferences": [r.document["warmup"]["inferences"] for r in results if "warmup" in r.document],
         "page_cache": results[0].document["page_cache"],
         "involuntary_switches": sum(result.document["involuntary_switches"] for result in results),
         "valid": early is not None,
@@ -81,7 +84,10 @@ def _throttled(rounds: Sequence[Array]) -> list[str]:
 
 
 def _contended(results: Sequence[BenchmarkResult]) -> list[str]:
-    """Whether others took the cores: time that the hypervisor stole, or that a one-thread stream had to wait."""
+    """Whether others took the cores: stolen time, threads that queued, more threads ready than there are cores.
+
+    Where the kernel tells no queueing times, what a stream of one thread was not on its core counts for that.
+    """
     told = [result.document["disturbance"] for result in results if "disturbance" in result.document]
     wall = sum(one["wall_s"] for one in told)
     if not wall:
@@ -90,7 +96,12 @@ def _contended(results: Sequence[BenchmarkResult]) -> list[str]:
     stolen = sum(one.get("steal_s", 0.0) for one in told) / wall
     if stolen > _STOLEN:
         flags.append(f"contended: the host stole {100 * stolen:.0f}% of a core")
-    waited = 1 - sum(one["cpu_s"] for one in told) / wall
+    waited = sum(one.get("queued_s", one["wall_s"] - one["cpu_s"]) for one in told) / wall
     if waited > _WAITED:
-        flags.append(f"contended: the stream waited {100 * waited:.0f}% of the time for a core")
+        switches = sum(one["involuntary_switches"] for one in told)
+        times = f"threw it off {switches:.0f} times"
+        flags.append(f"contended: the stream waited {100 * waited:.0f}% of the time for a core, others {times}")
+    ready, cores = (float(np.median([one.get(key, 0.0) for one in told])) for key in ("run_queue", "host_cores"))
+    if ready > cores > 0:
+        flags.append(f"contended: {ready:.0f} threads were ready to run on {cores:.0f} cores")
     return flags

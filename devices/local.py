@@ -15,7 +15,7 @@ from edgedistill.errors import ArtifactError, DeviceError, UsageError
 from edgedistill.types import BenchmarkResult, DeviceInfo
 
 if TYPE_CHECKING:
-    from edgedistill.types import BenchmarkJob
+    from edgedistill.types import BenchmarkJob, Json
 
 REQUIRES = ("psutil",)
 SCHEME = "cpu"
@@ -41,10 +41,16 @@ def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
         ArtifactError: the runtime refuses the file or the inputs.
         DeviceError: the agent crashed, hung, or said nothing that can be read.
     """
-    command = [sys.executable, str(Path(edgedistill.agent.__file__)), str(job.artifact)]
+    return BenchmarkResult(device_id, run_agent(Path(edgedistill.agent.__file__), job))
+
+
+def run_agent(agent: Path, job: BenchmarkJob) -> Json:
+    """The document of an agent's file, run in a fresh process; raises as `run`."""
+    command = [sys.executable, "-P", str(agent), str(job.artifact)]
     command += ["--runtime", job.runtime, "--threads", str(job.threads), "--warmup", str(job.warmup_s)]
     command += ["--queries", str(job.min_queries), "--duration", str(job.min_duration_s)]
     command += ["--affinity", ",".join(map(str, job.affinity))] if job.affinity else []
+    command += ["--reference-kernels"] if job.reference_kernels else []
     command += ["--profile", str(job.profile)] if job.profile else []
     command += ["--sustained", str(job.sustained_min)] if job.sustained_min else []
     for option, path in (("--inputs", job.inputs), ("--outputs", job.outputs)):
@@ -63,15 +69,16 @@ def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
             fix="lower benchmark.min_queries or min_duration_s, or look whether the model hangs",
         ) from error
     try:
-        document = json.loads(done.stdout.strip().splitlines()[-1])
-    except (IndexError, ValueError) as error:
+        document = dict(json.loads(done.stdout.strip().splitlines()[-1]))
+    except (IndexError, TypeError, ValueError) as error:
         told = done.stderr.strip().splitlines()[-1:] or ["nothing"]
+        end = f"exit code {done.returncode}" if done.returncode >= 0 else f"killed by signal {-done.returncode}"
         raise DeviceError(
             f"the agent died on {job.artifact.name} in {job.runtime}",
             where=str(job.artifact),
             expected="one JSON document",
-            got=f"exit code {done.returncode}, {told[0]}",
-            fix=f"run it by hand: {' '.join(command)}",
+            got=f"{end}, {told[0]}",
+            fix=f"look whether memory ran out, or run it by hand: {' '.join(command)}",
         ) from error
     if "error" in document and document["error"]["code"] == "affinity":
         raise UsageError(
@@ -92,12 +99,12 @@ def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
     if "error" in document:
         raise ArtifactError(
             f"{job.runtime} refuses {job.artifact.name}: {document['error']['message']}",
-            where=str(job.artifact),
+            where=str(job.inputs if document["error"]["code"] == "inputs" and job.inputs else job.artifact),
             expected=f"a file and inputs that {job.runtime} takes",
             got=document["error"]["code"],
             fix="export the artifact again, or give inputs of its signature",
         )
-    return BenchmarkResult(device_id, document)
+    return document
 
 
 def _cpu_name() -> str:

@@ -6,7 +6,7 @@ nothing of EdgeDistill. Usage:
     python agent.py MODEL --runtime onnxruntime|tflite-runtime|litert|openvino|ncnn
                     [--threads N] [--inputs X.npz --outputs Y.npz]
                     [--queries N --duration SECONDS --warmup SECONDS] [--affinity 0,1] [--profile N]
-                    [--sustained MINUTES] [--mark N]
+                    [--sustained MINUTES] [--mark N] [--reference-kernels]
 
 With --outputs every sample of X.npz (first axis) is computed at batch 1 and written as float32. With
 --queries a single stream is timed: at least N inferences and SECONDS seconds; input copies into the
@@ -26,6 +26,7 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:] = [p for p in sys.path if os.path.abspath(p or os.getcwd()) != _HERE]
 
 import argparse
+import functools
 import json
 import platform
 import resource
@@ -51,11 +52,13 @@ class Session:
         outputs: List[Dict[str, Any]],
         run: Callable[[List[Any]], List[Any]],
         facts: Dict[str, Any],
+        own_ms: Optional[Callable[[], float]] = None,
     ) -> None:
         self.inputs = inputs
         self.outputs = outputs
         self.run = run
         self.facts = facts
+        self.own_ms = own_ms  # the last inference by the runtime's own clock, which leaves out the call from Python
 
 
 def _static(shape: List[Any]) -> List[int]:
@@ -71,6 +74,7 @@ def open_onnxruntime(path: str, threads: int) -> Session:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     dtypes = {"float": "float32", "double": "float64"}
@@ -81,12 +85,21 @@ def open_onnxruntime(path: str, threads: int) -> Session:
     outputs = [{"name": o.name} for o in session.get_outputs()]
     names = [i["name"] for i in inputs]
     wanted = [o["name"] for o in outputs]
-    facts = {"providers": session.get_providers(), "graph_optimization": "all"}
+    told = session.get_session_options()
+    in_force = {
+        "intra_op_num_threads": told.intra_op_num_threads,
+        "execution_mode": told.execution_mode.name,
+        "graph_optimization_level": told.graph_optimization_level.name,
+        "enable_cpu_mem_arena": told.enable_cpu_mem_arena,
+    }
+    facts = {"providers": session.get_providers(), "in_force": in_force}
     return Session(inputs, outputs, lambda feed: list(session.run(wanted, dict(zip(names, feed)))), facts)
 
 
-def _open_tflite(interpreter_class: Any, path: str, threads: int) -> Session:
-    interpreter = interpreter_class(model_path=path, num_threads=threads)
+def _open_tflite(module: Any, path: str, threads: int, reference: bool) -> Session:
+    kinds = module.OpResolverType
+    resolver = kinds.BUILTIN_REF if reference else kinds.BUILTIN
+    interpreter = module.Interpreter(model_path=path, num_threads=threads, experimental_op_resolver_type=resolver)
     interpreter.allocate_tensors()
     inputs = []  # type: List[Any]
     outputs = []  # type: List[Any]
@@ -113,22 +126,33 @@ def _open_tflite(interpreter_class: Any, path: str, threads: int) -> Session:
         interpreter.invoke()
         return [interpreter.get_tensor(index) for index in out_index]
 
-    facts = {"delegate": "runtime default (XNNPACK where built in)"}
+    kernels = "reference" if reference else "optimised"
+    facts = {"in_force": {"num_threads": threads, "kernels": kernels, **_tflite_delegate(interpreter)}}
     return Session([e for e, _ in inputs], [e for e, _ in outputs], run, facts)
 
 
-def open_tflite_runtime(path: str, threads: int) -> Session:
+def _tflite_delegate(interpreter: Any) -> Dict[str, Any]:
+    """Whether XNNPACK, the one delegate of these packages, took operators: it leaves a DELEGATE node for each part."""
+    try:
+        names = [node["op_name"] for node in interpreter._get_ops_details()]  # noqa: SLF001 - no public call tells
+    except Exception as error:  # a release without that call is not refused for it
+        return {"delegate": "unknown: %s" % error}
+    parts = names.count("DELEGATE")
+    return {"delegate": "XNNPACK" if parts else "none", "delegated_parts": parts, "operators": len(names) - parts}
+
+
+def open_tflite_runtime(path: str, threads: int, reference: bool = False) -> Session:
     """TFLite in tflite-runtime."""
-    from tflite_runtime.interpreter import Interpreter
+    from tflite_runtime import interpreter
 
-    return _open_tflite(Interpreter, path, threads)
+    return _open_tflite(interpreter, path, threads, reference)
 
 
-def open_litert(path: str, threads: int) -> Session:
+def open_litert(path: str, threads: int, reference: bool = False) -> Session:
     """TFLite in LiteRT (ai-edge-litert)."""
-    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert import interpreter
 
-    return _open_tflite(Interpreter, path, threads)
+    return _open_tflite(interpreter, path, threads, reference)
 
 
 def open_openvino(path: str, threads: int) -> Session:
@@ -155,7 +179,14 @@ def open_openvino(path: str, threads: int) -> Session:
     compiled = core.compile_model(model, "CPU", settings)
     request = compiled.create_infer_request()
     outputs = [{"name": p.get_any_name()} for p in compiled.outputs]
-    in_force = {key: str(compiled.get_property(key)) for key in ("INFERENCE_PRECISION_HINT", "INFERENCE_NUM_THREADS")}
+    told = (
+        "INFERENCE_PRECISION_HINT",
+        "INFERENCE_NUM_THREADS",
+        "NUM_STREAMS",
+        "PERFORMANCE_HINT",
+        "ENABLE_CPU_PINNING",
+    )
+    in_force = {key: str(compiled.get_property(key)) for key in told}
 
     slots = [request.get_input_tensor(i).data for i in range(len(inputs))]
     results = [request.get_output_tensor(i).data for i in range(len(outputs))]
@@ -166,7 +197,8 @@ def open_openvino(path: str, threads: int) -> Session:
         request.infer()
         return results
 
-    return Session(inputs, outputs, run, {"in_force": in_force, "reshaped_to_static": reshaped})
+    facts = {"in_force": in_force, "reshaped_to_static": reshaped}
+    return Session(inputs, outputs, run, facts, lambda: float(request.latency))
 
 
 _NCNN_FLAGS = {
@@ -258,7 +290,7 @@ OPENERS = {
     "litert": (open_litert, "ai_edge_litert.interpreter", "ai-edge-litert"),
     "openvino": (open_openvino, "openvino", "openvino"),
     "ncnn": (open_ncnn, "ncnn", "ncnn"),
-}  # type: Dict[str, Tuple[Callable[[str, int], Session], str, str]]
+}  # type: Dict[str, Tuple[Callable[..., Session], str, str]]
 
 
 def _memory_bytes() -> Dict[str, int]:
@@ -272,20 +304,29 @@ def _memory_bytes() -> Dict[str, int]:
         return {"now": peak, "peak": peak}
 
 
-def _drop_page_cache(path: str) -> bool:
-    """Ask the kernel to forget the model's files; True when it took the request."""
+def _drop_page_cache(path: str) -> str:
+    """Ask the kernel to forget the model's files, and whether it did.
+
+    It keeps what is not written yet, what others have mapped, and all of a file system in memory; so the first page is
+    asked for with RWF_NOWAIT, which fails where it would have to be read.
+    """
     stem = os.path.splitext(path)[0]
     try:
         for name in (path, stem + ".bin"):
             if os.path.exists(name):
                 descriptor = os.open(name, os.O_RDONLY)
                 try:
+                    os.fsync(descriptor)
                     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+                    os.preadv(descriptor, [bytearray(1)], 0, os.RWF_NOWAIT)
+                except BlockingIOError:
+                    continue
                 finally:
                     os.close(descriptor)
-    except (OSError, AttributeError):
-        return False
-    return True
+                return "kept: the kernel did not drop it"
+    except (OSError, AttributeError) as error:
+        return "kept, or not known: %s" % error
+    return "dropped before the cold load"
 
 
 def _version(distribution: str) -> str:
@@ -410,8 +451,10 @@ def _compute(session: Session, samples: List[List[Any]], path: str) -> int:
     return len(samples)
 
 
-def _stream(session: Session, samples: List[List[Any]], queries: int, seconds: float) -> List[int]:
-    """Time single inferences, nanoseconds each, cycling through the samples."""
+def _stream(
+    session: Session, samples: List[List[Any]], queries: int, seconds: float, own_ms: Optional[List[float]] = None
+) -> List[int]:
+    """Time single inferences, nanoseconds each, cycling through the samples; `own_ms` gets the runtime's own times."""
     taken = []  # type: List[int]
     started = time.perf_counter_ns()
     until = started + int(seconds * 1e9)
@@ -420,6 +463,8 @@ def _stream(session: Session, samples: List[List[Any]], queries: int, seconds: f
         before = time.perf_counter_ns()
         session.run(feed)
         taken.append(time.perf_counter_ns() - before)
+        if own_ms is not None and session.own_ms is not None:
+            own_ms.append(session.own_ms())
     return taken
 
 
@@ -433,14 +478,24 @@ def _pin(cores: Optional[str]) -> List[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
+def _queued_s() -> float:
+    """Seconds that the threads of this process were ready to run and had no core: the second field of schedstat."""
+    total = 0
+    for thread in os.listdir("/proc/self/task"):
+        with open("/proc/self/task/%s/schedstat" % thread) as stream:
+            total += int(stream.read().split()[1])
+    return total / 1e9
+
+
 def _conditions() -> Dict[str, float]:
-    """What may disturb a measurement, as counters: context switches of this process, stolen and total CPU time."""
+    """What may disturb a measurement, as counters: this process's context switches, CPU time, queueing; stolen time."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     found = {"involuntary_switches": float(usage.ru_nivcsw), "cpu_s": usage.ru_utime + usage.ru_stime}
     try:
         with open("/proc/stat") as lines:
             ticks = [int(word) for word in lines.readline().split()[1:]]
         found["steal_s"] = ticks[7] / float(os.sysconf("SC_CLK_TCK"))
+        found["queued_s"] = _queued_s()
     except (OSError, IndexError, ValueError):
         pass  # not every kernel tells
     return found
@@ -451,6 +506,7 @@ def _disturbance(before: Dict[str, float], wall_s: float) -> Dict[str, float]:
     after = _conditions()
     found = {key: after[key] - before[key] for key in before if key in after}
     found["wall_s"] = wall_s
+    found["host_cores"] = float(os.cpu_count() or 1)
     try:
         with open("/proc/loadavg") as stream:
             found["run_queue"] = float(stream.read().split()[3].split("/")[0])
@@ -586,6 +642,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument("--queries", type=int, default=0, help="time at least so many inferences")
     parser.add_argument("--duration", type=float, default=0.0, help="and at least so many seconds")
     parser.add_argument("--warmup", type=float, default=0.1, help="seconds before timing")
+    parser.add_argument("--reference-kernels", action="store_true", help="TFLite's reference kernels, no XNNPACK")
     parser.add_argument("--affinity", help="cores to run on, such as 0,1")
     parser.add_argument("--profile", type=int, default=0, help="time every operator over so many inferences")
     parser.add_argument("--sustained", type=float, default=0.0, help="minutes of a stream told minute by minute")
@@ -604,14 +661,18 @@ def main(argv: Optional[List[str]] = None) -> int:
 def measure(arguments: argparse.Namespace) -> Dict[str, Any]:
     """One process's whole life with a model, stage by stage."""
     opener, module, distribution = OPENERS[arguments.runtime]
-    cores = _pin(arguments.affinity)
+    if arguments.reference_kernels:
+        if arguments.runtime not in ("tflite-runtime", "litert"):
+            raise Refused("kernels", "%s has no reference kernels" % arguments.runtime)
+        opener = functools.partial(opener, reference=True)
+    _pin(arguments.affinity)
     marks = Marks(arguments.mark)
     memory = {"baseline": _memory_bytes()["now"]}
     marks.stage()
     import_ms = _import(module, arguments.runtime)
     memory["after_import"] = _memory_bytes()["now"]
     marks.stage()
-    dropped = _drop_page_cache(arguments.model)
+    page_cache = _drop_page_cache(arguments.model)
     session, load_cold_ms = _open(opener, arguments.model, arguments.threads)
     memory["after_load"] = _memory_bytes()["now"]
     marks.stage()
@@ -630,22 +691,27 @@ def measure(arguments: argparse.Namespace) -> Dict[str, Any]:
         "numpy": np.__version__,
         "machine": platform.machine(),
         "threads": arguments.threads,
-        "cores": cores,
+        "cores": _pin(None),
         "inputs": session.inputs,
         "outputs": session.outputs,
         "facts": session.facts,
         "import_ms": import_ms,
         "load_cold_ms": load_cold_ms,
-        "page_cache": "dropped before the cold load" if dropped else "kept",
+        "page_cache": page_cache,
         "first_inference_ms": first_ms,
     }  # type: Dict[str, Any]
     if arguments.outputs:
         document["samples"] = _compute(session, samples, arguments.outputs)
     if arguments.queries > 0:
-        _stream(session, samples, 1, arguments.warmup)
+        started = time.perf_counter()
+        warm = _stream(session, samples, 1, arguments.warmup)
+        document["warmup"] = {"inferences": len(warm), "seconds": time.perf_counter() - started}
         before, started = _conditions(), time.perf_counter()
-        document["latency_ns"] = _stream(session, samples, arguments.queries, arguments.duration)
+        own_ms = []  # type: List[float]
+        document["latency_ns"] = _stream(session, samples, arguments.queries, arguments.duration, own_ms)
         document["disturbance"] = _disturbance(before, time.perf_counter() - started)
+        if own_ms:
+            document["runtime_p50_ms"] = float(np.median(own_ms))
         document["involuntary_switches"] = int(document["disturbance"]["involuntary_switches"])
     if arguments.mark > 0:
         marks.stage()

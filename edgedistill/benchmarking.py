@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,10 @@ def _job(subject: Subject, settings: Benchmark, inputs: Path | None) -> Benchmar
 
 
 def measurement_of(subject: Subject, results: Sequence[BenchmarkResult], settings: Benchmark) -> Json:
-    """What every benchmark of the shelf makes of a subject's processes."""
+    """What every benchmark of the shelf makes of a subject's processes.
+
+    A round that is too short makes it invalid; with the preset `official`, any flag does.
+    """
     first = results[0].document
     measurement: Json = {
         "artifact": subject.artifact.id,
@@ -104,7 +108,20 @@ def measurement_of(subject: Subject, results: Sequence[BenchmarkResult], setting
         flags += fields.pop("flags", [])
         valid = fields.pop("valid", True) and valid
         measurement |= fields
-    return measurement | {"valid": valid, "flags": flags}
+    short = _too_short(results, settings)
+    strict = settings.preset == "official"
+    return measurement | {"valid": valid and not short and not (strict and flags), "flags": short + flags}
+
+
+def _too_short(results: Sequence[BenchmarkResult], settings: Benchmark) -> list[str]:
+    """Rounds with fewer queries or seconds than were asked for."""
+    told = [result.document for result in results if "latency_ns" in result.document]
+    queries = min((len(one["latency_ns"]) for one in told), default=settings.min_queries)
+    seconds = min((one["disturbance"]["wall_s"] for one in told if "disturbance" in one), default=math.inf)
+    if queries >= settings.min_queries and seconds >= settings.min_duration_s:
+        return []
+    wanted = f"{settings.min_queries} and {settings.min_duration_s:g} s are asked for"
+    return [f"too few queries: a round had {queries} in {seconds:.3g} s, {wanted}"]
 
 
 def measure_files(

@@ -360,9 +360,10 @@ def devices_list(
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
     """List the devices that are ready to measure on."""
-    from edgedistill.plugins import find_plugin, load_device, plugin_names
+    from edgedistill.plugins import find_plugin, load_device, missing_requirements, plugin_names
 
-    schemes = [find_plugin("devices", name).SCHEME for name in plugin_names("devices")]
+    every = [find_plugin("devices", name) for name in plugin_names("devices")]
+    schemes = [plugin.SCHEME for plugin in every if not missing_requirements(plugin)]
     found = [load_device(scheme).describe(scheme).to_json() for scheme in schemes]
     if as_json:
         emit({"devices": found})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from edgedistill.types import Artifact
+    from edgedistill.types import Artifact, Json
 
 
 _T = TypeVar("_T")
@@ -84,11 +84,18 @@ def disagreements(artifact: Artifact, outputs: Mapping[str, Mapping[str, Array]]
 def subjects_on(device: str, artifacts: Sequence[Artifact]) -> list[Subject]:
     """Those subjects whose runtime the device has: all, unless its plug-in names its RUNTIMES.
 
+    A plug-in with OWN_RUNTIMES (format -> runtimes) brings what this machine's plug-ins do not know.
+
     Raises:
         UsageError: the device has none for an artifact.
     """
-    known: Sequence[str] | None = getattr(load_device(device), "RUNTIMES", None)
-    found = subjects(artifacts)
+    plugin = load_device(device)
+    known: Sequence[str] | None = getattr(plugin, "RUNTIMES", None)
+    own: Mapping[str, Sequence[str]] | None = getattr(plugin, "OWN_RUNTIMES", None)
+    if own is None:
+        found = subjects(artifacts)
+    else:
+        found = [Subject(artifact, runtime) for artifact in artifacts for runtime in own.get(artifact.format, ())]
     there = [subject for subject in found if known is None or subject.runtime in known]
     for artifact in artifacts:
         if known is not None and all(subject.artifact is not artifact for subject in there):
@@ -110,10 +117,12 @@ def compute(subject: Subject, inputs: Path, outputs: Path, device: str = "cpu") 
         return np.asarray(archive[archive.files[0]])
 
 
-def compute_all(subject: Subject, inputs: Path, outputs: Path, device: str = "cpu") -> dict[str, Array]:
+def compute_all(
+    subject: Subject, inputs: Path, outputs: Path, device: str = "cpu", *, reference_kernels: bool = False
+) -> dict[str, Array]:
     """All outputs of the artifact for every sample of an .npz, by the file's names, in the file's order."""
     job = BenchmarkJob(subject.artifact.path, subject.runtime, inputs=inputs, outputs=outputs, timeout_s=3600)
-    document = load_device(device).run(device, job).document
+    document = load_device(device).run(device, replace(job, reference_kernels=reference_kernels)).document
     with np.load(outputs, allow_pickle=False) as archive:
         return {one["name"]: np.asarray(archive[one["name"]]) for one in document["outputs"]}
 
@@ -134,11 +143,13 @@ def generated(artifact: Artifact, path: Path, count: int = 32) -> Path:
     job = BenchmarkJob(artifact.path, subject.runtime)
     specs = load_device("cpu").run("cpu", job).document["inputs"]
     rng = np.random.default_rng(0)
-    arrays = {}
-    for spec in specs:
-        shape = (count, *spec["shape"][1:])
-        plain = "quantization" not in spec and np.dtype(spec["dtype"]).kind in "iub"
-        values = rng.integers(0, 2, shape) if plain else rng.standard_normal(shape).astype(np.float32)
-        arrays[spec["name"]] = values
-    np.savez(path, **arrays)
+    np.savez(path, **{spec["name"]: _drawn(spec, count, rng) for spec in specs})
     return path
+
+
+def _drawn(spec: Json, count: int, rng: np.random.Generator) -> Array:
+    """Samples for one input; an integer one that stands for no real numbers takes ids, which 0 and 1 always are."""
+    shape = (count, *spec["shape"][1:])
+    if "quantization" not in spec and np.dtype(spec["dtype"]).kind in "iub":
+        return rng.integers(0, 2, shape).astype(spec["dtype"])
+    return rng.standard_normal(shape).astype(np.float32)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgedistill.benchmarking import measurement_of
-from edgedistill.comparing import compute, generated, subjects_on
+from edgedistill.comparing import compute_all, generated, subjects, subjects_on
 from edgedistill.errors import ArtifactError, DeviceError
 from edgedistill.parity import compare
 from edgedistill.plugins import load_device
@@ -45,9 +45,10 @@ def emulate_files(
 ) -> list[Json]:
     """One measurement (source `emulated`) per artifact and runtime that the device has.
 
-    Each is compared with the same file in the same runtime on this machine, over `inputs` (.npz, first axis: samples)
-    or 8 seeded normal samples. With `against`, `instructions_to_reference` is the ratio of the totals. An artifact
-    that does not run there is a measurement too: `runs` says why, and `valid` is false.
+    Each is compared with the same file on this machine, over `inputs` (.npz, first axis: samples) or 8 seeded normal
+    samples: in the same runtime, or, where the device has one of its own, in that which its plug-in names first in
+    REFERENCES, by reference kernels. With `against`, `instructions_to_reference` is the ratio of the totals. What does
+    not run there is a measurement too: `runs` says why, and `valid` is false.
 
     Raises:
         UsageError: the device has no runtime for an artifact, an unknown core, no installation.
@@ -75,10 +76,12 @@ def _emulate(subject: Subject, settings: Benchmark, inputs: Path | None) -> Json
             result = load_device(settings.device).run(settings.device, job)
         except (ArtifactError, DeviceError) as error:
             return _refused(subject, settings, error)
-        here = compute(subject, samples, Path(folder) / "here.npz")
+        reference = _reference(settings.device, subject)
+        other = reference.runtime != subject.runtime  # then roundings differ, but for kernels of the same kind
+        here = compute_all(reference, samples, Path(folder) / "here.npz", reference_kernels=other)
         with np.load(outputs, allow_pickle=False) as archive:
-            there = np.asarray(archive[archive.files[0]])
-    parity = _parity(subject, here, there, result.document["outputs"][0])
+            there = [np.asarray(archive[output["name"]]) for output in result.document["outputs"]]
+    parity = _parity(reference, list(here.values()), there, result.document["outputs"])
     measurement = measurement_of(subject, [result], settings)
     for key in _MEASURED_ONLY:
         measurement.pop(key, None)
@@ -92,12 +95,27 @@ def _emulate(subject: Subject, settings: Benchmark, inputs: Path | None) -> Json
     }
 
 
-def _parity(subject: Subject, here: Array, there: Array, output: Json) -> Json:
-    """Against the same file and runtime on this machine; where the output is quantised, one step of it may differ."""
+def _reference(device: str, subject: Subject) -> Subject:
+    """The same file here: in the same runtime, or in the best of the plug-in's REFERENCES that opens it."""
+    here = {one.runtime: one for one in subjects([subject.artifact])}
+    wanted = (subject.runtime, *getattr(load_device(device), "REFERENCES", ()), *here)
+    return next(here[runtime] for runtime in wanted if runtime in here)
+
+
+def _parity(subject: Subject, here: Sequence[Array], there: Sequence[Array], outputs: Sequence[Json]) -> Json:
+    """Against the same file on this machine; of several outputs a failed one, else the farthest, speaks for all."""
+    each = [_parity_of(subject, *parts) for parts in zip(here, there, outputs, strict=True)]
+    speaks = max(each, key=lambda one: (one["state"] == "fail", one["max_relative"] or 0.0))
+    return {**speaks, "outputs": each} if len(each) > 1 else speaks
+
+
+def _parity_of(subject: Subject, here: Array, there: Array, output: Json) -> Json:
+    """Of one output; where it is quantised, one step of it may differ."""
     exact, given = (array.reshape(len(array), -1) for array in (here, there))
     name = f"{subject.artifact.path.name} on this machine"
     precision, tolerance = subject.artifact.precision, ParitySettings()
     found = compare(exact, given, precision, tolerance, name=name, runtime=subject.runtime).to_json()
+    found["output"] = output["name"]
     scale = output.get("quantization", {}).get("scale")
     if scale and found["max_abs"] is not None:
         steps = round(found["max_abs"] / scale, 3)

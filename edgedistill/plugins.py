@@ -117,6 +117,9 @@ class Device(Protocol):
     Attributes:
         REQUIRES: import names of the libraries it needs.
         SCHEME: what its ids begin with: `cpu`, or `ssh` for `ssh:NAME`.
+
+    A plug-in may also have SOURCE ("emulated": nothing there is timed), RUNTIMES (those it has, where it has not all),
+    OWN_RUNTIMES (format -> runtimes that no exporter names) and REFERENCES (what these are compared with here).
     """
 
     REQUIRES: tuple[str, ...]

@@ -432,7 +432,8 @@ class BenchmarkJob:
     `inputs` is an `.npz` of model-ready arrays (first axis: samples); `outputs` names the `.npz` to
     write, one row a sample, or None. Latency is measured when `min_queries` is positive. `affinity` are
     the cores to run on (none: any), `profile` the inferences over which operators are timed (0: not),
-    `sustained_min` the minutes of a stream without a pause.
+    `sustained_min` the minutes of a stream without a pause. With `reference_kernels`, a TFLite runtime computes with
+    its plain kernels instead of optimised ones and XNNPACK's.
     """
 
     artifact: Path
@@ -447,6 +448,7 @@ class BenchmarkJob:
     affinity: tuple[int, ...] = ()
     profile: int = 0
     sustained_min: float = 0.0
+    reference_kernels: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 import edgedistill.agent
+from tests.tflite_files import write
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -246,6 +248,33 @@ def test_operators_are_timed_apart_and_cores_are_obeyed(model: Path) -> None:
     assert document["disturbance"]["wall_s"] > 0
     assert _refusal(model, "--affinity", "99999")["code"] == "affinity"
     assert _refusal(model, "--affinity", "first")["code"] == "affinity"
+
+
+def test_kernels_are_as_asked_and_delegates_told_as_in_force(model: Path, tmp_path: Path) -> None:
+    tensors = [((1, 3), np.float32, 0.0, 0, None)] * 2
+    file = write(tmp_path / "double.tflite", tensors, ["ADD"], [([0, 0], 1)], [0, 1])
+    told = []
+    for options in ([], ["--reference-kernels"]):
+        code, out, err = _run(file, "--runtime", "litert", *options)
+        assert code == 0, err
+        told.append(json.loads(out)["facts"]["in_force"])
+    assert [one["delegate"] for one in told] == ["XNNPACK", "none"]
+    assert [one["kernels"] for one in told] == ["optimised", "reference"]
+    assert [one["operators"] for one in told] == [1, 1]
+    assert _refusal(model, "--reference-kernels")["code"] == "kernels"
+
+
+def test_warming_up_is_counted_and_the_page_cache_is_asked(model: Path) -> None:
+    document = _document(model, "--queries", "3", "--warmup", "0")
+    assert document["warmup"]["inferences"] == 1
+    assert document["page_cache"].startswith(("dropped", "kept"))
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no file system in memory")  # noqa: S108
+def test_a_file_in_memory_is_never_said_to_be_read_from_disk(model: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        shutil.copy(model, folder)
+        assert _document(Path(folder) / model.name)["page_cache"].startswith("kept")
 
 
 def test_a_sustained_stream_is_summed_up_by_the_minute(model: Path) -> None:

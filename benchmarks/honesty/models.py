@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from edgedistill.plugins import load_exporter
@@ -36,4 +37,5 @@ def artifact(fmt: str, name: str, channels: int, side: int, layers: int, folder:
     )
     out = folder / fmt
     out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)  # the same weights when a study goes on
     return load_exporter(fmt).export(stack(channels, layers), name, signature, out)

@@ -64,7 +64,9 @@ def show(report: Json, console: Console) -> None:
 
 def show_measurements(measurements: list[Json], console: Console) -> None:
     """A table of measurements without a report; what was emulated has one of its own."""
-    show_emulated([m for m in measurements if m["source"] == "emulated"], console)
+    small = [m for m in measurements if m["device"].startswith("micro:")]
+    show_microcontrollers(small, console)
+    show_emulated([m for m in measurements if m["source"] == "emulated" and m not in small], console)
     measurements = [m for m in measurements if m["source"] != "emulated"]
     if not measurements:
         return
@@ -118,6 +120,29 @@ def show_emulated(measurements: list[Json], console: Console) -> None:
             Text("; ".join([*m["flags"], *(["kept from an earlier run"] if m.get("reused") else [])])),
         )  # fmt: skip
     console.print(table)
+
+
+def show_microcontrollers(measurements: list[Json], console: Console) -> None:
+    """Whether each file runs, fits, and computes the same; no times."""
+    if not measurements:
+        return
+    title = "in tflite-micro on this host, batch 1: what fits"
+    table = Table(title=title, title_justify="left", header_style="bold")
+    words = ("artifact", "device", "runs", "fits")
+    for heading in (*words, "arena, KB", "of SRAM", "flash, KB", "of flash", "max abs", "flags"):
+        table.add_column(heading, justify="left" if heading in (*words, "flags") else "right")
+    for m in measurements:
+        pairs = (("arena_bytes", "sram_bytes"), ("flash_bytes", "flash_size_bytes"))
+        sizes = [f"{m[key] / 1024:.1f}" if key in m else "-" for pair in pairs for key in pair]
+        far = m.get("parity", {}).get("max_abs")
+        fits = "-" if "fits" not in m else "yes" if m["fits"] else "no"
+        table.add_row(
+            Text(m["artifact"]), Text(m["device"]), m["runs"]["state"], fits, *sizes,
+            "-" if far is None else f"{far:.1e}", Text("; ".join(m["flags"])),
+        )  # fmt: skip
+    console.print(table)
+    for note in dict.fromkeys(m["note"] for m in measurements if "note" in m):
+        console.print(Text(f"note: {note}"))
 
 
 _BAR = 40

@@ -26,6 +26,17 @@ def document(scale: float = 1.0, queries: int = 200) -> Json:
         "reused": False,
         "emulation_flags": [],
         "disturbance": {"involuntary_switches": 2.0, "cpu_s": 0.99, "wall_s": 1.0, "steal_s": 0.0},
+        "microcontroller": {
+            "arena_bytes": 9,
+            "sram_bytes": 10,
+            "flash_bytes": 8,
+            "flash_size_bytes": 7,
+            "model_bytes": 5,
+            "fits": False,
+            "reasons": ["flash: 8 of 7"],
+            "board_source": "a test",
+            "note": "a note",
+        },
         "minutes_ms": [{"count": 9, "min": 1.0, "p50": p50, "p90": 3.0, "p99": 4.0} for p50 in (1.0, 1.0 + scale / 2)],
         "profile": {
             "inferences": 3,
@@ -73,6 +84,17 @@ def test_latency_says_when_rounds_disagree_and_when_queries_are_too_few() -> Non
 def test_memory_is_the_median_over_rounds() -> None:
     fields = load_benchmark("memory").measure(results(document(1), document(2), document(10)))
     assert fields["memory_bytes"] == {"baseline": 10, "after_import": 20, "after_load": 30, "peak": 80}
+
+
+def test_a_model_that_does_not_fit_its_microcontroller_is_no_valid_measurement() -> None:
+    fields = load_benchmark("microcontroller").measure(results(document()))
+    assert (fields["fits"], fields["valid"]) == (False, False)
+    assert fields["flags"] == ["does not fit: flash: 8 of 7"]
+    fitting = document()
+    fitting["microcontroller"] |= {"fits": True}
+    assert load_benchmark("microcontroller").measure(results(fitting))["flags"] == []
+    del fitting["microcontroller"]
+    assert load_benchmark("microcontroller").measure(results(fitting)) == {}
 
 
 def test_latency_tells_throttling_and_contention_apart_from_noise() -> None:
