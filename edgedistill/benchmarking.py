@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgedistill.comparing import subjects
+from edgedistill.comparing import subjects_on
 from edgedistill.plugins import load_benchmark, load_device, plugin_names
 from edgedistill.speed import Round, compare_rounds
 from edgedistill.types import BenchmarkJob
@@ -121,10 +121,10 @@ def measure_files(
 
     The reference in the same runtime is taken where there is one, else in its first runtime.
     """
-    found = subjects(artifacts)
+    found = subjects_on(settings.device, artifacts)
     if against is None:
         return measure(found, settings, inputs, on_step, samples)
-    references = subjects([against])
+    references = subjects_on(settings.device, [against])
     measurements = []
     for reference in references:
         own = [subject for subject in found if _partner(subject, references) is reference]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgedistill.cli_arm import app as arm_app
+from edgedistill.cli_devices import bootstrap
 from edgedistill.cli_export import export
 from edgedistill.cli_shared import AsJson, Debug, Overrides, Stdout, artifact_of, complain, console, emit, say
 from edgedistill.errors import EdgeDistillError, UsageError
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 recipe_app = typer.Typer(help="Recipes: their schema, and a dry check.", no_args_is_help=True)
 devices_app = typer.Typer(help="Devices where artifacts can run.", no_args_is_help=True)
+devices_app.command()(bootstrap)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(devices_app, name="devices")
 app.add_typer(arm_app, name="arm")
@@ -384,18 +386,16 @@ def devices_list(
     as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
-    """List the devices that are ready to measure on."""
-    from edgedistill.plugins import find_plugin, load_device, plugin_names
+    """List the devices: those that are here, and the boards that devices.toml and the ssh config name."""
+    from edgedistill.plugins import find_plugin, list_devices, plugin_names
 
-    schemes = [find_plugin("devices", name).SCHEME for name in plugin_names("devices")]
-    found = [load_device(scheme).describe(scheme).to_json() for scheme in schemes]
+    found = [one.to_json() for name in plugin_names("devices") for one in list_devices(find_plugin("devices", name))]
     if as_json:
         emit({"devices": found})
     else:
         for one in found:
-            say(
-                f"{one['id']:<8} {one['name']}, {one['cores']} cores, {one['memory_bytes'] / 1e9:.1f} GB, {one['class']}"
-            )
+            size = f", {one['cores']} cores, {one['memory_bytes'] / 1e9:.1f} GB, {one['class']}" if one["cores"] else ""
+            say(f"{one['id']:<8} {one['name']}{size}")
     return 0
 
 

@@ -6,7 +6,7 @@ import importlib.util
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,8 +30,8 @@ class Subject:
     runtime: str
 
 
-def subjects(artifacts: Sequence[Artifact]) -> list[Subject]:
-    """Every artifact in every runtime of its format that is installed here.
+def subjects(artifacts: Sequence[Artifact], runtimes: Sequence[str] | None = None) -> list[Subject]:
+    """Every artifact in every runtime of its format that is installed here, or in those `runtimes`.
 
     A runtime that is known to get a file wrong is left out (`refusals`).
 
@@ -44,7 +44,8 @@ def subjects(artifacts: Sequence[Artifact]) -> list[Subject]:
         Subject(artifact, runtime)
         for artifact in artifacts
         for runtime, module in load_exporter(artifact.format).RUNTIMES.items()
-        if importlib.util.find_spec(module) is not None and runtime not in refusals(artifact)
+        if (importlib.util.find_spec(module) is not None if runtimes is None else runtime in runtimes)
+        and runtime not in refusals(artifact)
     ]
     for artifact in artifacts:
         if refusals(artifact) and all(subject.artifact is not artifact for subject in found):
@@ -69,24 +70,37 @@ def refusals(artifact: Artifact) -> dict[str, str]:
 
 
 def subjects_on(device: str, artifacts: Sequence[Artifact]) -> list[Subject]:
-    """Those subjects whose runtime the device has: all, unless its plug-in names its RUNTIMES.
+    """The artifacts in the runtimes that a device has.
+
+    Those are what its plug-in tells by `runtimes(device)`; else those installed here, among its RUNTIMES if it has any.
 
     Raises:
         UsageError: the device has none for an artifact.
     """
-    known: Sequence[str] | None = getattr(load_device(device), "RUNTIMES", None)
-    found = subjects(artifacts)
-    there = [subject for subject in found if known is None or subject.runtime in known]
+    plugin: Any = load_device(device)
+    if hasattr(plugin, "runtimes"):
+        known: Sequence[str] | None = plugin.runtimes(device)
+        there = subjects(artifacts, known)
+    else:
+        known = getattr(plugin, "RUNTIMES", None)
+        there = [subject for subject in subjects(artifacts) if known is None or subject.runtime in known]
     for artifact in artifacts:
         if known is not None and all(subject.artifact is not artifact for subject in there):
-            raise UsageError(
-                f"{device} has no runtime for {artifact.path.name}",
-                where=str(artifact.path),
-                expected=f"a file for one of {', '.join(known)}, which must be installed here too",
-                got=artifact.format,
-                fix="export another format, or choose another device",
-            )
+            raise _no_runtime(plugin, device, artifact, known)
     return there
+
+
+def _no_runtime(plugin: Any, device: str, artifact: Artifact, known: Sequence[str]) -> UsageError:
+    here = "" if hasattr(plugin, "runtimes") else ", which must be installed here too"
+    wanted = next(iter(load_exporter(artifact.format).RUNTIMES))
+    install = f"edgedistill devices bootstrap {device} --runtime {wanted}"
+    return UsageError(
+        f"{device} has no runtime for {artifact.path.name}",
+        where=str(artifact.path),
+        expected=f"a file for one of {', '.join(known)}{here}" if known else f"a device with {wanted}",
+        got=artifact.format,
+        fix=install if hasattr(plugin, "bootstrap") else "export another format, or choose another device",
+    )
 
 
 def compute(subject: Subject, inputs: Path, outputs: Path, device: str = "cpu") -> Array:

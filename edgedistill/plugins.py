@@ -109,6 +109,9 @@ class Device(Protocol):
     Attributes:
         REQUIRES: import names of the libraries it needs.
         SCHEME: what its ids begin with: `cpu`, or `ssh` for `ssh:NAME`.
+
+    It may also tell what it has: `devices()`, ids that users may name, without touching them, and
+    `runtimes(device_id)`, the agent's runtimes on one (or RUNTIMES, the same on all); else it has those of this machine.
     """
 
     REQUIRES: tuple[str, ...]
@@ -228,6 +231,11 @@ def load_exporter(name: str) -> Exporter:
 def load_benchmark(name: str) -> Benchmark:
     """`load_plugin` for benchmarks, typed."""
     return cast("Benchmark", load_plugin("benchmarks", name))
+
+
+def list_devices(plugin: Any) -> list[DeviceInfo]:
+    """The devices of a plug-in that users may name."""
+    return list(plugin.devices()) if hasattr(plugin, "devices") else [plugin.describe(plugin.SCHEME)]
 
 
 def load_device(device_id: str) -> Device:

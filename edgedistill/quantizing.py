@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgedistill.benchmarking import measure, ratio_of
-from edgedistill.comparing import compute, subjects
+from edgedistill.comparing import compute, subjects, subjects_on
 from edgedistill.errors import UsageError, nearest
 from edgedistill.plugins import load_exporter
 from edgedistill.types import Precision
@@ -159,7 +159,7 @@ def _wanted(artifact: Artifact, precision: Precision, settings: Quantize) -> Seq
 def _ratios(base: Artifact, fitting: Sequence[Tried], benchmark: Benchmark) -> dict[str, list[float]]:
     """Latency over fp32's in each interleaved round, by scheme, in the first runtime, where the recipe benchmarks."""
     files = [replace(t.artifact, model=f"candidate-{n}") for n, t in enumerate(fitting)]
-    found = [subjects([one])[0] for one in (base, *files)]
+    found = [subjects_on(benchmark.device, [one])[0] for one in (base, *files)]
     quick = benchmark.model_copy(update={"rounds": 3, "min_queries": 64, "min_duration_s": 0.05, "sustained_min": 0.0})
     reference, *measured = measure(found, quick.model_copy(update={"profile": 0}), None, lambda *_: None)
     return {t.scheme.name: ratio_of(m, reference)["rounds"] for t, m in zip(fitting, measured, strict=True)}

@@ -202,12 +202,12 @@ class Stages:
     def benchmark(self, data_stage: Stage, files: Files, out: Path) -> None:
         """Latency and memory of every artifact in every runtime, the teacher's among them."""
         from edgedistill.benchmarking import Samples, measure
-        from edgedistill.comparing import subjects
+        from edgedistill.comparing import subjects_on
 
         artifacts = files.artifacts()
         inputs = out / ".inputs.npz"
         np.savez(inputs, **{artifacts[0].signature.inputs[0].name: load_data(data_stage).eval_inputs[:32]})
-        found = subjects(artifacts)
+        found = subjects_on(self.recipe.benchmark.device, artifacts)
         samples: Samples = {}
         measurements = measure(
             found, self.recipe.benchmark, inputs,
