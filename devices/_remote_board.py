@@ -360,8 +360,11 @@ def _run_agent(caller: Caller, request: Json, folder: str, lock: int) -> Any:
         text = err.decode(errors="replace").strip()
         told = text.splitlines()[-1] if text else "nothing on stderr"
         how = signal.Signals(-code).name if code < 0 else "exit code %d" % code
-        full = any(os.strerror(number) in told for number in _FULL)
-        raise Failed("full" if full else "died", "%s, %s" % (how, told), {}) from None
+        raise Failed("full" if _tells_full(text) else "died", "%s, %s" % (how, told), {}) from None
+
+
+def _tells_full(text: str) -> bool:
+    return any(os.strerror(number) in text for number in _FULL)
 
 
 def supervise(
@@ -453,8 +456,7 @@ def _step(caller: Caller, request: Json, command: List[str], title: str) -> str:
         lines = (err or out).decode(errors="replace").strip().splitlines()
         told = " / ".join(line for line in lines[-3:] if line.strip())
         how = signal.Signals(-code).name if code < 0 else "exit code %d" % code
-        full = any(os.strerror(number) in told for number in _FULL)
-        raise Failed("full" if full else "bootstrap", "%s: %s, %s" % (title, how, told), {"step": title})
+        raise Failed("full" if _tells_full(told) else "bootstrap", "%s: %s, %s" % (title, how, told), {"step": title})
     return str(out.decode(errors="replace"))
 
 

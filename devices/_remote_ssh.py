@@ -47,7 +47,7 @@ _LAUNCH = (
     " s+=b\n"
     "exec(compile(s,'edgedistill-board','exec'),{{'__name__':'__main__'}})"
 )
-_SILENCE_S = 60.0
+_SILENCE_S = 120.0
 """The board answers within this time beyond what it was told to wait itself."""
 
 

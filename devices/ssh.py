@@ -82,7 +82,7 @@ def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
         files[_INPUTS] = job.inputs
     names = (_INPUTS if job.inputs is not None else None, _OUTPUTS if job.outputs is not None else None)
     request = {
-        **_request(board, "run"),
+        **_request(board, "run", [job.runtime]),
         "runtime": job.runtime,
         "files": [_listed(name, path) for name, path in files.items()],
         "arguments": arguments_of(job, job.artifact.name, *names),
@@ -91,7 +91,7 @@ def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
     }
     with call(board, request) as made:
         by_digest = {one["sha256"]: files[one["name"]] for one in request["files"]}
-        done = _converse(made, board, by_digest, max(time_limit_s(job), board.lock_timeout_s), job)
+        done = _converse(made, board, by_digest, time_limit_s(job), job)
         if job.outputs is not None and done["outputs_bytes"]:
             _fetch(made, done["outputs_bytes"], job.outputs)
     document, told = done["document"], done["board"]
@@ -139,7 +139,7 @@ def bootstrap(
     }
     with call(board, request) as made:
         by_digest = {one["sha256"]: files[one["name"]] for one in request["wheels"]}
-        done = _converse(made, board, by_digest, max(_INSTALL_S, board.lock_timeout_s), None, on_step)
+        done = _converse(made, board, by_digest, _INSTALL_S, None, on_step)
     return {"id": board.id, "python": done["python"], "venv": done["venv"], "versions": done["versions"]}
 
 
@@ -167,20 +167,23 @@ def _listed(name: str, path: Path) -> Json:
 
 def _facts(board: SshBoard) -> Json:
     with call(board, _request(board, "facts")) as made:
-        return dict(_converse(made, board, {}, board.connect_timeout_s, None)["facts"])
+        return dict(_converse(made, board, {}, 0.0, None)["facts"])
 
 
 def _converse(
     made: Call,
     board: SshBoard,
     files: Mapping[str, Path],
-    wait_s: float,
+    running_s: float,
     job: BenchmarkJob | None,
     on_step: Callable[[str], None] = lambda _: None,
 ) -> Json:
     """Answer the board's events until it is done."""
+    waits = {"waiting": board.lock_timeout_s, "running": running_s}
+    wait_s = board.connect_timeout_s
     while True:
         told = made.event(wait_s)
+        wait_s = waits.get(told["event"], 0.0)
         if told["event"] == "done":
             return told
         if told["event"] == "error":
