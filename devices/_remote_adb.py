@@ -98,10 +98,12 @@ def attached() -> dict[str, str]:
 
 
 def require_ready(serial: str) -> None:
-    """Raises:
-    UsageError: there is no adb.
-    DeviceError: the device is not attached, not authorised, or offline.
-    """  # noqa: D205, D415 - nothing but what it raises
+    """Refuse a device that cannot be used.
+
+    Raises:
+        UsageError: there is no adb.
+        DeviceError: the device is not attached, not authorised, or offline.
+    """
     _program()
     states = attached()
     state = states.get(serial)
@@ -236,7 +238,7 @@ def _push(board: AdbBoard, files: Mapping[str, Path]) -> str:
     key = hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest()[:16]
     folder = f"{board.workdir}/{key}"
     _, text = _shell(board.name, f"mkdir -p {folder} && cd {folder} && sha256sum *")
-    there = dict(reversed(line.split(None, 1)) for line in text.splitlines() if re.match(r"[0-9a-f]{64} ", line))
+    there = {name: digest for digest, name in re.findall(r"^([0-9a-f]{64}) +(.+)$", text, flags=re.MULTILINE)}
     for name, path in files.items():
         if there.get(name) == digests[name]:
             continue

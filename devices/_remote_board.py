@@ -27,7 +27,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, Callable, Dict, List, NoReturn, Optional
+from contextlib import suppress
+from typing import Any, Dict, List, NoReturn, Optional
 
 MARK = "\x1eedgedistill "
 CHUNK = 1 << 20
@@ -141,10 +142,8 @@ def hold(caller: Caller, path: str, wait_s: float, holder: str) -> int:
 def _open_lock(path: str) -> int:
     """For every user of the board; O_CREAT on another's file in /tmp is forbidden by many kernels."""
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
+    with suppress(FileNotFoundError):
         return os.open(path, flags)
-    except FileNotFoundError:
-        pass
     try:
         descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
     except FileExistsError:
@@ -177,15 +176,14 @@ def obtain(caller: Caller, folder: str, sha256: str, size: int) -> str:
     """
     path = os.path.join(folder, sha256)
     part = path + ".part"
-    if os.path.exists(path):
-        if _digest(path) == sha256:
-            os.utime(path)
-            return path
-        os.unlink(path)
+    if os.path.exists(path) and _digest(path) == sha256:
+        os.utime(path)
+        return path
+    _remove(path)
     have = min(os.path.getsize(part), size) if os.path.exists(part) else 0
-    if not _receive(caller, part, sha256, have, size):  # what was there before was damaged
-        if not have or not _receive(caller, part, sha256, 0, size):
-            raise Failed("damaged", "what came is not what was sent", {"sha256": sha256})
+    whole = _receive(caller, part, sha256, have, size)
+    if not (whole or (have and _receive(caller, part, sha256, 0, size))):  # else what was there before was damaged
+        raise Failed("damaged", "what came is not what was sent", {"sha256": sha256})
     os.rename(part, path)
     return path
 
@@ -214,10 +212,8 @@ def _receive(caller: Caller, part: str, sha256: str, offset: int, size: int) -> 
 
 
 def _remove(path: str) -> None:
-    try:
+    with suppress(OSError):
         os.unlink(path)
-    except OSError:
-        pass
 
 
 def tidy(workdir: str) -> None:
@@ -379,7 +375,7 @@ def supervise(
 
     Waits without waking up, so that nothing is disturbed; the group is killed whatever ends the wait.
     """
-    process = subprocess.Popen(  # noqa: S603 - a list, no shell
+    process = subprocess.Popen(
         command, cwd=folder, env=environment, pass_fds=keep, start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
@@ -406,10 +402,8 @@ def supervise(
     except subprocess.TimeoutExpired:
         raise Failed("timeout", "no answer within %g s" % timeout_s, {"timeout_s": timeout_s}) from None
     finally:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()
         process.stdout.close()
         process.stderr.close()
@@ -439,10 +433,10 @@ def bootstrap(caller: Caller, request: Json, workdir: str) -> None:
                 _step(caller, request, [python, "-c", "import " + module], "import " + name)
         with open(ready, "w"):
             pass
-        script = "import json, sys; from importlib import metadata as m; print(json.dumps([m.version(n) for n in sys.argv[1:]]))"
-        names = ["numpy", *(distribution for _, distribution in request["runtimes"].values())]
-        versions = json.loads(_step(caller, request, [python, "-c", script, *names], "versions"))
-        told = dict(zip(["numpy", *request["runtimes"]], versions))
+        script = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
+        wanted = {"numpy": "numpy", **{name: distribution for name, (_, distribution) in request["runtimes"].items()}}
+        versions = _step(caller, request, [python, "-c", script, *wanted.values()], "versions")
+        told = dict(zip(wanted, versions.split()))  # noqa: B905 - Python 3.8
         caller.tell("done", versions=told, python=platform.python_version(), venv=venv)
     finally:
         os.ftruncate(lock, 0)
@@ -460,7 +454,7 @@ def _step(caller: Caller, request: Json, command: List[str], title: str) -> str:
     return str(out.decode(errors="replace"))
 
 
-VERBS = {"facts": tell_facts, "run": run, "bootstrap": bootstrap}  # type: Dict[str, Callable[[Caller, Json, str], None]]
+VERBS = {"facts": tell_facts, "run": run, "bootstrap": bootstrap}
 
 
 def _ended(*_: Any) -> NoReturn:

@@ -1,10 +1,10 @@
 """Boards that the user described: `devices.toml` here, then in the user's config folder, then hosts of the ssh config.
 
-    [ssh.pi4]                          # ssh:pi4
-    host = "192.168.1.20"
+[ssh.pi4]                          # ssh:pi4
+host = "192.168.1.20"
 
-    [adb.R58M12ABCDE]                  # adb:R58M12ABCDE
-    tflite_benchmark = "tools/benchmark_model"
+[adb.R58M12ABCDE]                  # adb:R58M12ABCDE
+tflite_benchmark = "tools/benchmark_model"
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 _MACHINES = {3: "i686", 40: "armv7l", 62: "x86_64", 183: "aarch64", 243: "riscv64"}
 """e_machine of the ELF specification -> as platform.machine() says it."""
 _HEADER_BYTES = 20
+SCRIPT = "a script"
+"""It may stand around a program, and runs on any processor."""
 
 
 def machine_of(path: Path) -> str:
@@ -17,6 +19,6 @@ def machine_of(path: Path) -> str:
     with path.open("rb") as stream:
         head = stream.read(_HEADER_BYTES)
     if len(head) < _HEADER_BYTES or head[:4] != b"\x7fELF":
-        return "a script" if head[:2] == b"#!" else "no program"
+        return SCRIPT if head[:2] == b"#!" else "no program"
     number = int.from_bytes(head[18:20], "little" if head[5] == 1 else "big")
     return _MACHINES.get(number, f"ELF machine {number}")

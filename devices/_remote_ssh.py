@@ -149,13 +149,20 @@ def explain(board: SshBoard, code: int, told: str) -> DeviceError:
     host = board.host or board.name
     by_hand = " ".join(["ssh", *(["-p", str(board.port)] if board.port else []), host])
     known = [
-        ("edgedistill-python", "{id}: its Python is too old", f"Python {_OLDEST[0]}.{_OLDEST[1]} or newer", wrong_python),
-        ("Host key verification failed", "{id}: its host key is not the known one",
-         "a host key that known_hosts holds", f"connect once by hand and compare the fingerprint: {by_hand}"),
-        ("Permission denied (", "{id} does not let us in", "a key that the board accepts",
-         f"ssh-copy-id {host}, or name another user or identity_file"),
+        ("edgedistill-python", "{id}: its Python is too old", "Python 3.8 or newer", wrong_python),
+        (
+            "Host key verification failed", "{id}: its host key is not the known one", "a host key in known_hosts",
+            f"connect once by hand and compare the fingerprint: {by_hand}",
+        ),
+        (
+            "Permission denied (", "{id} does not let us in", "a key that the board accepts",
+            f"ssh-copy-id {host}, or name another user or identity_file",
+        ),
         ("Could not resolve", "{id}: nobody knows the host {host}", "a host name or an address", "correct `host`"),
-        ("Connection refused", "{id}: nothing answers at {host}", "an ssh server", "start sshd there, or correct `port`"),
+        (
+            "Connection refused", "{id}: nothing answers at {host}", "an ssh server",
+            "start sshd there, or correct `port`",
+        ),
         ("timed out", "{id}: {host} does not answer", "a board that is on", "switch the board on; check its address"),
         ("No route to host", "{id}: there is no way to {host}", "a reachable address", "check the network and `host`"),
         ("unreachable", "{id}: there is no way to {host}", "a reachable address", "check the network and `host`"),
@@ -270,5 +277,7 @@ def _close(folder: Path, owner: int) -> None:
     program = shutil.which("ssh")
     for socket in folder.iterdir():
         if program is not None:
-            subprocess.run([program, "-o", f"ControlPath={socket}", "-O", "exit", "board"], check=False, capture_output=True)
+            subprocess.run(
+                [program, "-o", f"ControlPath={socket}", "-O", "exit", "board"], check=False, capture_output=True
+            )
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,10 +1,10 @@
 """The runtimes' own benchmark programs: how each is called, and what its output says.
 
 A reading is `latency_summary_ms` with the figures that the program tells, among count, min, max, mean, std, p50, p90,
-p95, p99; `latency_ns` where it tells every single one; `first_inference_ms`, `init_ms`, `peak_bytes`, `version` where it
-tells them. Nothing else is filled in. Formats are those of the programs' sources: TensorFlow's
-lite/tools/benchmark/benchmark_model.cc and core/util/stats_calculator.h, onnxruntime's test/perftest/performance_runner.cc,
-ncnn's benchmark/benchncnn.cpp, OpenVINO's samples/cpp/benchmark_app/main.cpp.
+p95, p99; `latency_ns` where it tells every single one; `first_inference_ms`, `init_ms`, `peak_bytes`, `version` where
+it tells them. Nothing else is filled in. Formats are those of the programs' sources: TensorFlow's
+lite/tools/benchmark/benchmark_model.cc and core/util/stats_calculator.h, onnxruntime's
+test/perftest/performance_runner.cc, ncnn's benchmark/benchncnn.cpp, OpenVINO's samples/cpp/benchmark_app/main.cpp.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _finite(summary: Json, program: str) -> Json:
 
 
 def read_tflite(text: str, results: str = "") -> Json:
-    """benchmark_model: microseconds; newer ones tell p5, median and p95. The last `count=` line is of the timed runs."""
+    """benchmark_model: microseconds. The last `count=` line is of the timed runs; newer ones tell median and p95."""
     del results
     lines = [line for line in text.splitlines() if re.search(r"\bcount=\d+ ", line)]
     if not lines or "Inference timings in us" not in text:
@@ -95,7 +95,8 @@ def read_onnxruntime(text: str, results: str = "") -> Json:
 
     counted = _number(r"Total inference requests: ", text)
     summary = _told(
-        count=counted, min=latency("Min"), max=latency("Max"), mean=_number(r"Average inference time cost(?: total)?: ", text),
+        count=counted, min=latency("Min"), max=latency("Max"),
+        mean=_number(r"Average inference time cost(?: total)?: ", text),
         p50=latency("P50"), p90=latency("P90"), p95=latency("P95"), p99=latency("P99"),
     )  # fmt: skip
     summary = _finite(summary, "onnxruntime_perf_test")
@@ -123,12 +124,17 @@ def read_ncnn(text: str, results: str = "") -> Json:
 
 
 def read_openvino(text: str, results: str = "") -> Json:
-    """benchmark_app: milliseconds."""
+    """benchmark_app: milliseconds, or microseconds where it says so."""
     del results
-    version = re.search(r"OpenVINO:?\s*(?:\[ INFO \])?\s*Build[ .:]+([\w.\-/]+)", text)
+    version = re.search(r"Build \.+ (\S+)", text)
+
+    def latency(name: str) -> float | None:
+        found = re.findall(rf"\b{name}: +{_NUMBER} (ms|us)", text)
+        return float(found[-1][0]) * (1e-3 if found[-1][1] == "us" else 1.0) if found else None
+
     summary = _told(
-        count=_number(r"Count: +", text), min=_number(r"Min: +", text), p50=_number(r"Median: +", text),
-        max=_number(r"Max: +", text), mean=_number(r"A(?:VG|verage): +", text),
+        count=_number(r"Count: +", text), min=latency("Min"), p50=latency("Median"), max=latency("Max"),
+        mean=latency("Average"),
     )  # fmt: skip
     return {
         "latency_summary_ms": _finite(summary, "benchmark_app"),
@@ -148,12 +154,14 @@ def _tflite(job: BenchmarkJob, model: str) -> list[str]:
 
 
 def _onnxruntime(job: BenchmarkJob, model: str) -> list[str]:
-    return ["-e", "cpu", "-I", "-s", "-m", "times", "-r", str(job.min_queries), "-x", str(job.threads), "-y", "1", model, RESULTS]  # fmt: skip
+    counts = ["-m", "times", "-r", str(job.min_queries)]
+    return ["-e", "cpu", "-I", "-s", *counts, "-x", str(job.threads), "-y", "1", model, RESULTS]
 
 
 def _ncnn(job: BenchmarkJob, model: str) -> list[str]:
     cooling, gpu, all_cores = "0", "-1", "0"
-    return [str(job.min_queries), str(job.threads), all_cores, gpu, cooling, f"param={model}", f"shape={ncnn_shape(job.artifact)}"]  # fmt: skip
+    shape = ncnn_shape(job.artifact)
+    return [str(job.min_queries), str(job.threads), all_cores, gpu, cooling, f"param={model}", f"shape={shape}"]
 
 
 def _openvino(job: BenchmarkJob, model: str) -> list[str]:
@@ -181,12 +189,13 @@ def ncnn_shape(param: Path) -> str:
     return ",".join(shapes)
 
 
+_FAKE_WEIGHTS = "benchncnn runs the layers with weights of its own: shapes count, values do not"
 TOOLS = (
     Tool("tflite_benchmark", "litert", _tflite, read_tflite),
     Tool("onnxruntime_perf_test", "onnxruntime", _onnxruntime, read_onnxruntime),
-    Tool("benchncnn", "ncnn", _ncnn, read_ncnn, ("benchncnn runs the layers with weights of its own: shapes count, values do not",)),
+    Tool("benchncnn", "ncnn", _ncnn, read_ncnn, (_FAKE_WEIGHTS,)),
     Tool("benchmark_app", "openvino", _openvino, read_openvino),
-)  # fmt: skip
+)
 
 
 def command_of(tool: Tool, job: BenchmarkJob, binary: str, model: str) -> str:

@@ -13,7 +13,7 @@ from edgedistill.types import BenchmarkResult, DeviceInfo
 
 from ._remote_adb import MACHINES, attached, properties, require_ready, run_tool
 from ._remote_boards import AdbBoard, adb_boards
-from ._remote_elf import machine_of
+from ._remote_elf import SCRIPT, machine_of
 from ._remote_tools import FIGURES, TOOLS, Tool
 
 if TYPE_CHECKING:
@@ -51,14 +51,14 @@ def describe(device_id: str) -> DeviceInfo:
     return DeviceInfo(device_id, name, MACHINES.get(abi, abi), cores, memory_bytes)
 
 
-def runtimes(device_id: str) -> tuple[str, ...]:
-    """Those whose benchmark program devices.toml names.
+def runtimes(device_id: str) -> dict[str, str]:
+    """Those whose benchmark program devices.toml names, which does not tell its version.
 
     Raises:
         UsageError: it names none for this device.
     """
     board = _described(_serial(device_id))
-    found = tuple(tool.runtime for tool in TOOLS if getattr(board, tool.key))
+    found = dict.fromkeys((tool.runtime for tool in TOOLS if getattr(board, tool.key)), "unknown")
     if not found:
         raise UsageError(
             f"no benchmark program is named for {device_id}",
@@ -156,7 +156,7 @@ def _tool(device_id: str, job: BenchmarkJob) -> Tool:
 def _require_abi(binary: Path, abis: str, tool: Tool, board: AdbBoard) -> None:
     own = machine_of(binary)
     wanted = [MACHINES.get(abi, abi) for abi in abis.split(",") if abi]
-    if wanted and own not in wanted:
+    if wanted and own not in (*wanted, SCRIPT):
         raise UsageError(
             f"{binary} is not built for {board.id}",
             where=f"devices.toml, key {SCHEME}.{board.name}.{tool.key}",

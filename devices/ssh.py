@@ -57,10 +57,11 @@ def describe(device_id: str) -> DeviceInfo:
     return DeviceInfo(device_id, name, found["machine"], len(found["cores"]), found["memory_bytes"])
 
 
-def runtimes(device_id: str) -> tuple[str, ...]:
-    """Those that devices.toml names, else those found on the board; raises as `describe`."""
+def runtimes(device_id: str) -> dict[str, str]:
+    """Those found on the board and their versions, among those that devices.toml names; raises as `describe`."""
     board = _find(device_id)
-    return board.runtimes or tuple(_facts(board)["runtimes"])
+    found = _facts(board)["runtimes"]
+    return {name: version for name, version in found.items() if not board.runtimes or name in board.runtimes}
 
 
 def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
@@ -97,9 +98,7 @@ def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
     document, told = done["document"], done["board"]
     raise_refusal(document, job, told["cores"])
     held = told.pop("held_s")
-    return BenchmarkResult(
-        device_id, {**document, "facts": {**document["facts"], "board": told}, "board_held_s": held}
-    )
+    return BenchmarkResult(device_id, {**document, "facts": {**document["facts"], "board": told}, "board_held_s": held})
 
 
 def bootstrap(

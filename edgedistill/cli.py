@@ -312,7 +312,7 @@ def _keep(measurements: list[Json], kept: Samples, plot: Path | None, samples: P
 
     if plot is not None:
         with storage_errors(plot.parent):
-            write_atomically(plot, latency_pictures([m for m in measurements if "latency_ms" in m]))
+            write_atomically(plot, latency_pictures([m for m in measurements if "percentiles_ms" in m]))
     if samples is not None:
         stream = io.BytesIO()
         np.savez_compressed(stream, **kept)

@@ -12,11 +12,11 @@ import numpy as np
 
 from edgedistill.errors import ArtifactError, UsageError
 from edgedistill.parity import Parity, compare, worst
-from edgedistill.plugins import load_device, load_exporter
+from edgedistill.plugins import device_runtimes, load_device, load_exporter
 from edgedistill.types import Array, BenchmarkJob, Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from edgedistill.recipe import ParitySettings
     from edgedistill.types import Artifact
@@ -30,7 +30,7 @@ class Subject:
     runtime: str
 
 
-def subjects(artifacts: Sequence[Artifact], runtimes: Sequence[str] | None = None) -> list[Subject]:
+def subjects(artifacts: Sequence[Artifact], runtimes: Collection[str] | None = None) -> list[Subject]:
     """Every artifact in every runtime of its format that is installed here, or in those `runtimes`.
 
     A runtime that is known to get a file wrong is left out (`refusals`).
@@ -72,18 +72,15 @@ def refusals(artifact: Artifact) -> dict[str, str]:
 def subjects_on(device: str, artifacts: Sequence[Artifact]) -> list[Subject]:
     """The artifacts in the runtimes that a device has.
 
-    Those are what its plug-in tells by `runtimes(device)`; else those installed here, among its RUNTIMES if it has any.
+    Those are its own (`device_runtimes`), else those installed here, among its plug-in's RUNTIMES if there are any.
 
     Raises:
         UsageError: the device has none for an artifact.
     """
     plugin: Any = load_device(device)
-    if hasattr(plugin, "runtimes"):
-        known: Sequence[str] | None = plugin.runtimes(device)
-        there = subjects(artifacts, known)
-    else:
-        known = getattr(plugin, "RUNTIMES", None)
-        there = [subject for subject in subjects(artifacts) if known is None or subject.runtime in known]
+    own = device_runtimes(device)
+    known: Sequence[str] | None = list(own) if own is not None else getattr(plugin, "RUNTIMES", None)
+    there = [one for one in subjects(artifacts, own) if known is None or one.runtime in known]
     for artifact in artifacts:
         if known is not None and all(subject.artifact is not artifact for subject in there):
             raise _no_runtime(plugin, device, artifact, known)

@@ -110,8 +110,9 @@ class Device(Protocol):
         REQUIRES: import names of the libraries it needs.
         SCHEME: what its ids begin with: `cpu`, or `ssh` for `ssh:NAME`.
 
-    It may also tell what it has: `devices()`, ids that users may name, without touching them, and
-    `runtimes(device_id)`, the agent's runtimes on one (or RUNTIMES, the same on all); else it has those of this machine.
+    It may also tell what it has: `devices()`, ids that users may name, without touching them; `runtimes(device_id)`,
+    the agent's runtimes on one and their versions (or RUNTIMES, the same on all), else it has those of this machine;
+    AGENT, false where no agent runs, so that there are no outputs and perhaps no single latencies; `bootstrap`.
     """
 
     REQUIRES: tuple[str, ...]
@@ -236,6 +237,12 @@ def load_benchmark(name: str) -> Benchmark:
 def list_devices(plugin: Any) -> list[DeviceInfo]:
     """The devices of a plug-in that users may name."""
     return list(plugin.devices()) if hasattr(plugin, "devices") else [plugin.describe(plugin.SCHEME)]
+
+
+def device_runtimes(device_id: str) -> dict[str, str] | None:
+    """Runtimes on a device and their versions; None where they are this machine's."""
+    plugin: Any = load_device(device_id)
+    return dict(plugin.runtimes(device_id)) if hasattr(plugin, "runtimes") else None
 
 
 def load_device(device_id: str) -> Device:

@@ -112,7 +112,9 @@ def wait_for(true: Callable[[], object]) -> None:
 
 def key(path: Path) -> str:
     """Make a key pair; the public half."""
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(path)], check=True)
+    program = shutil.which("ssh-keygen")
+    assert program is not None
+    subprocess.run([program, "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(path)], check=True)
     return path.with_suffix(".pub").read_text(encoding="utf-8").strip()
 
 
