@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgedistill.errors import DeviceError, UsageError
+from edgedistill.errors import DeviceError, UsageError, nearest
 from edgedistill.types import file_sha256
 
 from ._remote_tools import RESULTS, command_of
@@ -109,13 +109,14 @@ def require_ready(serial: str) -> None:
     state = states.get(serial)
     if state == "device":
         return
-    others = ", ".join(f"{name} ({how})" for name, how in states.items()) or "nothing"
+    others = [f"{name} ({how})" for name, how in states.items()]
     message, fix = next(
         (told for sign, told in _STATES.items() if (state or "").startswith(sign)),
         ("is not attached", "plug it in, or name a device that `adb devices` lists"),
     )
     raise DeviceError(
-        f"adb:{serial} {message}", where=f"device: adb:{serial}", expected=f"an attached device; attached: {others}",
+        f"adb:{serial} {message}", where=f"device: adb:{serial}",
+        expected=nearest(serial, others).replace("known", "attached"),
         got=state or "not attached", fix=fix,
     )  # fmt: skip
 

@@ -395,7 +395,6 @@ def test_cores_that_the_device_does_not_have(phone: Phone, device: Any, job: Ben
 
 
 def test_a_program_that_hangs_is_stopped_on_the_device(phone: Phone, device: Any, job: BenchmarkJob) -> None:
-    import os
     from dataclasses import replace
 
     phone.tool("tflite_benchmark", f"echo $$ > {phone.home}/running; exec tail -f /dev/null")
@@ -405,7 +404,6 @@ def test_a_program_that_hangs_is_stopped_on_the_device(phone: Phone, device: Any
     gone = Path(f"/proc/{running}/stat")
     assert not gone.exists() or gone.read_text(encoding="utf-8").split()[2] == "Z"
     assert phone.left() == []
-    del os
 
 
 def test_a_device_that_goes_away(phone: Phone, device: Any, job: BenchmarkJob) -> None:
