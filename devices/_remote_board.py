@@ -36,6 +36,7 @@ UNUSED_DAYS = 30
 """A file in the cache that nobody used for so long is removed."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TAIL = 4000
+_LINE = 300
 Json = Dict[str, Any]
 
 # Arm's main ID register tells no name; /proc/cpuinfo gives these numbers ("CPU implementer" 0x41).
@@ -359,6 +360,11 @@ def _run_agent(caller: Caller, request: Json, folder: str, lock: int) -> Any:
         raise Failed("full" if _tells_full(text) else "died", "%s, %s" % (how, told), {}) from None
 
 
+def _short(line: str) -> str:
+    """Pip lists every version that there is."""
+    return line if len(line) <= _LINE else line[: _LINE - 3] + "..."
+
+
 def _tells_full(text: str) -> bool:
     return any(os.strerror(number) in text for number in _FULL)
 
@@ -447,8 +453,9 @@ def _step(caller: Caller, request: Json, command: List[str], title: str) -> str:
     caller.tell("step", title=title)
     code, out, err = supervise(caller, command, request["timeout_s"])
     if code:
-        lines = (err or out).decode(errors="replace").strip().splitlines()
-        told = " / ".join(line for line in lines[-3:] if line.strip())
+        lines = [line for line in (err or out).decode(errors="replace").splitlines() if line.strip()]
+        blamed = [line for line in lines if line.startswith("ERROR: ")] or lines  # pip's; the rest is a traceback's end
+        told = " / ".join(_short(line) for line in blamed[-2:]) or "nothing said"
         how = signal.Signals(-code).name if code < 0 else "exit code %d" % code
         raise Failed("full" if _tells_full(told) else "bootstrap", "%s: %s, %s" % (title, how, told), {"step": title})
     return str(out.decode(errors="replace"))

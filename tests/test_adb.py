@@ -13,8 +13,9 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import pytest
 
 from edgedistill.cli import main
@@ -22,9 +23,6 @@ from edgedistill.errors import DeviceError, EdgeDistillError, UsageError
 from edgedistill.plugins import find_plugin, load_benchmark, load_device
 from edgedistill.types import BenchmarkJob, BenchmarkResult
 from tests.conftest import ROOT, documents, edgedistill
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 find_plugin("devices", "adb")
 TOOLS: Any = sys.modules["edgedistill.devices._remote_tools"]
@@ -293,9 +291,7 @@ def test_every_single_latency_where_the_program_tells_it(phone: Phone, device: A
 def test_benchmark_by_the_command_line_tells_what_is_missing(
     phone: Phone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("openvino")
-    import numpy as np
-    import openvino as ov
+    ov: Any = pytest.importorskip("openvino")
     from openvino import opset13 as ops
 
     x = ops.parameter([1, 4], dtype=np.float32, name="x")
@@ -449,9 +445,9 @@ def test_what_a_program_cannot_give_is_refused(phone: Phone, device: Any, job: B
     from dataclasses import replace
 
     del phone
-    for wrong in ({"profile": 1}, {"sustained_min": 1.0}, {"outputs": tmp_path / "o.npz"}, {"min_queries": 0}):
-        changed: Callable[..., BenchmarkJob] = replace
-        assert "cannot give" in failure(device, changed(job, **wrong), UsageError).message
+    wrong = [replace(job, profile=1), replace(job, sustained_min=1.0), replace(job, min_queries=0)]
+    for one in [*wrong, replace(job, outputs=tmp_path / "o.npz")]:
+        assert "cannot give" in failure(device, one, UsageError).message
     assert "onnxruntime" in failure(device, replace(job, runtime="onnxruntime"), UsageError).message
     with pytest.raises(UsageError, match="which device") as caught:
         device.describe("adb")

@@ -7,11 +7,12 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ import pytest
 from edgedistill.errors import UsageError
 from edgedistill.plugins import find_plugin
 from edgedistill.types import file_sha256
+from tests.conftest import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 find_plugin("devices", "ssh")
 HALF: Any = sys.modules["edgedistill.devices._remote_board"]
 BOARDS: Any = sys.modules["edgedistill.devices._remote_boards"]
+SSH: Any = sys.modules["edgedistill.devices._remote_ssh"]
 _ECHO = "import json, sys; print('chatter'); print(json.dumps(sys.argv[1:]))"
 
 
@@ -314,3 +317,65 @@ def test_boards_of_this_folder_win_over_the_users(tmp_path: Path, monkeypatch: p
     assert (found["pi"].host, list(found)) == ("here", ["pi", "desk"])
     assert found["desk"].identity_file == users / "key"  # beside the file that names it
     assert (found["desk"].shell_workdir, found["desk"].lock_timeout_s) == ('"$HOME"/.cache/edgedistill', 5.0)
+
+
+def test_the_examples_of_the_docs_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "boards.md").read_text(encoding="utf-8")
+    text = "\n".join(re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL))
+    for name in re.findall(r'"((?:keys|tools)/[^"]+)"', text):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    Path("devices.toml").write_text(text, encoding="utf-8")
+    for board in (BOARDS.ssh_boards()["pi4"], BOARDS.adb_boards()["R58M12ABCDE"]):
+        assert all(f"{one.name} = " in text for one in fields(board) if one.name != "name"), "a key is not documented"
+
+
+# The connection, as far as it can be told without one.
+
+
+@pytest.mark.parametrize(
+    ("code", "told", "message"),
+    [
+        (255, "ssh: connect to host pi port 22: Connection refused", "nothing answers at pi"),
+        (255, "ssh: connect to host pi port 22: Connection timed out", "pi does not answer"),
+        (255, "ssh: connect to host pi port 22: No route to host", "there is no way to pi"),
+        (255, "connect to host pi port 22: Network is unreachable", "there is no way to pi"),
+        (255, "ssh: Could not resolve hostname pi: Name or service not known", "nobody knows the host pi"),
+        (255, "motd\nme@pi: Permission denied (publickey).\n", "does not let us in"),
+        (255, "No ED25519 host key is known for pi.\nHost key verification failed.\r\n", "host key"),
+        (127, "/bin/sh: 1: exec: python3: not found", "no Python at python3"),
+        (9, "edgedistill-python 3.6", "too old"),
+        (1, "something new", "cannot be used"),
+        (255, "", "cannot be used"),
+    ],
+)
+def test_what_ssh_says_is_told_in_one_sentence(code: int, told: str, message: str) -> None:
+    error = SSH.explain(BOARDS.SshBoard("pi"), code, told)
+    assert message in error.message
+    assert (error.exit_code, error.where) == (3, "device: ssh:pi")
+    assert error.expected
+    assert error.got
+    assert error.fix
+
+
+def test_hosts_are_read_from_the_ssh_config_and_what_it_includes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "more.d").mkdir()
+    (tmp_path / "more.d" / "lab").write_text('Host "rock5" *.lab !x\n', encoding="utf-8")
+    config = f"Include {tmp_path}/more.d/*\nHost=pi desk\n HostName 10.0.0.2\nHost *\n User me\nHost 'open\n"
+    (tmp_path / "config").write_text(config, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGEDISTILL_SSH_CONFIG", str(tmp_path / "config"))
+    assert BOARDS.ssh_hosts() == ["desk", "pi", "rock5"]
+    assert BOARDS.find_ssh_board("ssh:rock5") == BOARDS.SshBoard("rock5")
+    with pytest.raises(UsageError) as caught:
+        BOARDS.find_ssh_board("ssh:dsk")
+    assert "did you mean 'ssh:desk'" in caught.value.expected
+
+
+def test_without_ssh_the_package_to_install_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match="no ssh"), SSH.call(BOARDS.SshBoard("pi"), {}):
+        pass
