@@ -44,7 +44,7 @@ def measure(results: Sequence[BenchmarkResult]) -> Json:
         flags.append(f"too few queries for a 90th percentile: {pooled.size} (at least 64 are needed)")
     if max(medians) > _UNSTABLE * min(medians):
         flags.append(f"unstable: medians of the rounds from {min(medians):.4f} to {max(medians):.4f} ms")
-    flags += [*_throttled(rounds), *_contended(results), *results[0].document.get("native_flags", [])]
+    flags += [*_throttled(rounds), *_contended(results), *_told_by_device(results)]
     summary = summarize_ms(pooled)
     return {
         "latency_ms": summary,
@@ -57,6 +57,11 @@ def measure(results: Sequence[BenchmarkResult]) -> Json:
         "valid": early is not None,
         "flags": flags,
     }
+
+
+def _told_by_device(results: Sequence[BenchmarkResult]) -> list[str]:
+    """What the device itself says against its figures, in any round."""
+    return list(dict.fromkeys(flag for result in results for flag in result.document.get("device_flags", [])))
 
 
 def _stages(results: Sequence[BenchmarkResult]) -> Json:
@@ -106,7 +111,7 @@ def _of_summaries(results: Sequence[BenchmarkResult]) -> Json:
         **medians,
         **_stages(results),
         "valid": not few,
-        "flags": [*flags, *results[0].document.get("native_flags", [])],
+        "flags": [*flags, *_told_by_device(results)],
     }
 
 

@@ -123,7 +123,8 @@ def hold(caller: Caller, path: str, wait_s: float, holder: str) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            other = os.pread(descriptor, 500, 0).decode(errors="replace").strip() or "somebody"
+            told_by = os.pread(descriptor, 500, 0).decode(errors="replace")
+            other = "".join(letter for letter in told_by if letter.isprintable()) or "somebody"
             os.close(descriptor)
             if time.monotonic() >= until:
                 raise Failed("busy", "the board is held by " + other, {"holder": other, "lock": path}) from None
@@ -429,16 +430,21 @@ def bootstrap(caller: Caller, request: Json, workdir: str) -> None:
             for one in request["wheels"]:
                 path = obtain(caller, os.path.join(workdir, "files"), one["sha256"], one["bytes"])
                 os.symlink(os.path.abspath(path), os.path.join(wheels, one["name"]))
-            if not os.path.exists(ready):
-                _step(caller, request, [sys.executable, "-m", "venv", "--clear", venv], "venv")
-            _remove(ready)  # until pip has done all, jobs do not use it
             pip = [python, "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
-            source = ["--no-index", "--find-links", wheels] if request["wheels"] else []
-            _step(caller, request, [*pip, *source, *request["packages"]], "pip")
+            pip += ["--no-index", "--find-links", wheels] if request["wheels"] else []
+            was_ready = os.path.exists(ready)
+            if not was_ready:
+                _step(caller, request, [sys.executable, "-m", "venv", "--clear", venv], "venv")
+            _remove(ready)  # until all is done, jobs do not use it
+            try:
+                _step(caller, request, [*pip, *request["packages"]], "pip")
+            except Failed as failed:
+                if was_ready and failed.args[2].get("exit_code", -1) > 0:  # pip has put back what it replaced
+                    _touch(ready)
+                raise
             for name, (module, _) in request["runtimes"].items():
                 _step(caller, request, [python, "-c", "import " + module], "import " + name)
-        with open(ready, "w"):
-            pass
+        _touch(ready)
         script = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
         wanted = {"numpy": "numpy", **{name: distribution for name, (_, distribution) in request["runtimes"].items()}}
         versions = _step(caller, request, [python, "-c", script, *wanted.values()], "versions")
@@ -449,6 +455,11 @@ def bootstrap(caller: Caller, request: Json, workdir: str) -> None:
         os.close(lock)
 
 
+def _touch(path: str) -> None:
+    with open(path, "w"):
+        pass
+
+
 def _step(caller: Caller, request: Json, command: List[str], title: str) -> str:
     caller.tell("step", title=title)
     code, out, err = supervise(caller, command, request["timeout_s"])
@@ -457,7 +468,11 @@ def _step(caller: Caller, request: Json, command: List[str], title: str) -> str:
         blamed = [line for line in lines if line.startswith("ERROR: ")] or lines  # pip's; the rest is a traceback's end
         told = " / ".join(_short(line) for line in blamed[-2:]) or "nothing said"
         how = signal.Signals(-code).name if code < 0 else "exit code %d" % code
-        raise Failed("full" if _tells_full(told) else "bootstrap", "%s: %s, %s" % (title, how, told), {"step": title})
+        raise Failed(
+            "full" if _tells_full(told) else "bootstrap",
+            "%s: %s, %s" % (title, how, told),
+            {"step": title, "exit_code": code},
+        )
     return str(out.decode(errors="replace"))
 
 

@@ -111,7 +111,7 @@ def _document(tool: Tool, job: BenchmarkJob, told: Json, reading: Json, cores: l
         },
         **{key: reading[key] for key in kept if key in reading},
         **peak,
-        "native_flags": [lacks, *own_inputs, *tool.notes],
+        "device_flags": [lacks, *own_inputs, *tool.notes],
     }
 
 

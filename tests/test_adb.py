@@ -115,7 +115,7 @@ def test_summaries_of_rounds_are_joined_without_inventing_any_figure() -> None:
         {"count": 50, "min": 1.0, "max": 9.0, "mean": 2.0, "std": 1.0, "p50": 2.0},
         {"count": 150, "min": 2.0, "max": 4.0, "mean": 3.0, "std": 0.5},
     ]
-    results = [BenchmarkResult(ID, {"latency_summary_ms": one, "native_flags": ["told"]}) for one in told]
+    results = [BenchmarkResult(ID, {"latency_summary_ms": one, "device_flags": ["told"]}) for one in told]
     found = load_benchmark("latency").measure(results)
     spread = (50 * (1 + 4) + 150 * (0.25 + 9)) / 200 - 2.75**2  # the variance of both rounds' samples together
     assert found["latency_ms"] == {
@@ -268,7 +268,7 @@ def test_a_program_is_pushed_run_and_read_and_only_once_pushed(phone: Phone, dev
     assert document["first_inference_ms"] == pytest.approx(235.158)
     assert document["memory_bytes"] == {"peak": 93.25 * 2**20}
     assert "latency_ns" not in document
-    assert document["native_flags"] == ["tflite_benchmark does not tell: p90, p99, cold and warm load"]
+    assert document["device_flags"] == ["tflite_benchmark does not tell: p90, p99, cold and warm load"]
     assert document["facts"]["board"]["ro.product.model"] == "SM-A325F"
     arguments = (phone.home / "arguments").read_text(encoding="utf-8").split()
     assert {"--num_threads=1", "--num_runs=64", "--min_secs=0.5"} < set(arguments)

@@ -9,10 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import zipfile
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +28,6 @@ from tests.conftest import documents, edgedistill
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -135,6 +136,15 @@ def test_benchmark_against_another_file_runs_its_rounds_over_one_connection(boar
     assert own["ratio_to_reference"]["reference"] == other["artifact"]
     assert own["facts"]["board"]["cpu"]
     assert _accepted(board) == before + 1
+
+
+def test_a_pis_word_on_throttling_becomes_a_flag() -> None:
+    throttled = load_device(ID)._throttled  # type: ignore[attr-defined] # of the plug-in behind the protocol
+    assert throttled({"after": {"throttled": "0x50005"}}) == [
+        "throttled: the board says voltage is too low, clock is lowered"
+    ]
+    assert throttled({"after": {"throttled": "50000"}}) == []  # past, not present
+    assert throttled({"after": {}}) == []
 
 
 def test_describe_is_steady_and_names_the_runtimes(board: Loopback, device: Any) -> None:
@@ -276,10 +286,13 @@ def test_a_client_that_is_killed_leaves_nothing_behind(board: Loopback, job: Ben
         "load_device(sys.argv[1]).run(sys.argv[1], BenchmarkJob(pathlib.Path(sys.argv[2]), 'onnxruntime', "
         "min_queries=1, min_duration_s=1e6))"
     )
+    sockets = set(Path(tempfile.gettempdir()).glob("edgedistill-ssh-*"))
     client = subprocess.Popen([sys.executable, "-c", script, ID, str(job.artifact)])
     wait_for(board.agents)
     client.kill()
     client.wait()
+    for folder in set(Path(tempfile.gettempdir()).glob("edgedistill-ssh-*")) - sockets:
+        shutil.rmtree(folder)
     wait_for(lambda: not board.agents() and not board.left() and not _held(board))
 
 
@@ -453,7 +466,12 @@ def test_bootstrap_installs_from_wheels_and_what_it_made_is_used(
     with pytest.raises(DeviceError, match="onnxruntime==7") as caught:
         device.bootstrap(ID, ["onnxruntime==7"], tmp_path)
     assert "--wheels" in caught.value.fix
-    assert not (board.workdir / "venv" / "ready").exists()
+    assert not (board.workdir / "venv" / "ready").exists()  # the runtime in it aborts
+    wheel(tmp_path, "onnxruntime", "1.2.5", "onnxruntime")
+    device.bootstrap(ID, ["onnxruntime==1.2.5"], tmp_path)
+    with pytest.raises(DeviceError, match="onnxruntime==7"):
+        device.bootstrap(ID, ["onnxruntime==7"], tmp_path)
+    assert device.runtimes(ID) == {"onnxruntime": "1.2.5"}  # what works stays
 
 
 def test_bootstrap_wants_a_known_runtime_and_wheels(device: Any, tmp_path: Path) -> None:
