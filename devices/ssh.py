@@ -98,7 +98,17 @@ def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
     document, told = done["document"], done["board"]
     raise_refusal(document, job, told["cores"])
     held = told.pop("held_s")
-    return BenchmarkResult(device_id, {**document, "facts": {**document["facts"], "board": told}, "board_held_s": held})
+    facts = {**document["facts"], "board": told}
+    flags = _throttled(told)
+    return BenchmarkResult(device_id, {**document, "facts": facts, "board_held_s": held, "device_flags": flags})
+
+
+def _throttled(told: Json) -> list[str]:
+    """A Raspberry Pi's own word (firmware's get_throttled): its low four bits are of now."""
+    word = int(told["after"].get("throttled", "0"), 16)
+    names = ("voltage is too low", "clock is capped", "clock is lowered", "soft temperature limit")
+    found = [name for bit, name in enumerate(names) if word >> bit & 1]
+    return [f"throttled: the board says {', '.join(found)}"] if found else []
 
 
 def bootstrap(

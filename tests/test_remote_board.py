@@ -379,3 +379,12 @@ def test_without_ssh_the_package_to_install_is_named(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="no ssh"), SSH.call(BOARDS.SshBoard("pi"), {}):
         pass
+
+
+def test_a_pis_word_on_throttling_becomes_a_flag() -> None:
+    throttled = find_plugin("devices", "ssh")._throttled
+    assert throttled({"after": {"throttled": "0x50005"}}) == [
+        "throttled: the board says voltage is too low, clock is lowered"
+    ]
+    assert throttled({"after": {"throttled": "50000"}}) == []  # past, not present
+    assert throttled({"after": {}}) == []

@@ -138,15 +138,6 @@ def test_benchmark_against_another_file_runs_its_rounds_over_one_connection(boar
     assert _accepted(board) == before + 1
 
 
-def test_a_pis_word_on_throttling_becomes_a_flag() -> None:
-    throttled = load_device(ID)._throttled  # type: ignore[attr-defined] # of the plug-in behind the protocol
-    assert throttled({"after": {"throttled": "0x50005"}}) == [
-        "throttled: the board says voltage is too low, clock is lowered"
-    ]
-    assert throttled({"after": {"throttled": "50000"}}) == []  # past, not present
-    assert throttled({"after": {}}) == []
-
-
 def test_describe_is_steady_and_names_the_runtimes(board: Loopback, device: Any) -> None:
     assert device.describe(ID) == device.describe(ID)
     assert "onnxruntime" in device.runtimes(ID)
