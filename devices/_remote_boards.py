@@ -10,6 +10,7 @@ tflite_benchmark = "tools/benchmark_model"
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import tomllib
 from dataclasses import dataclass, field, fields
@@ -163,6 +164,10 @@ def _board(file: Path, where: str, name: str, keys: Any, kind: type[_Described])
     for runtime in values.get("runtimes", ()):
         if runtime not in OPENERS:
             raise _wrong(file, f"{where}.runtimes", nearest(runtime, OPENERS), repr(runtime))
+    if kind is AdbBoard and not re.fullmatch(r"/[\w./-]+", values.get("workdir", "/ok")):
+        raise _wrong(
+            file, f"{where}.workdir", "a path from / on, of letters, digits, . _ and -", repr(values["workdir"])
+        )
     return kind(**values)
 
 

@@ -303,6 +303,13 @@ def test_a_wrong_devices_toml_is_told_by_file_and_key(
     assert expected in caught.value.expected
 
 
+def test_a_folder_that_a_phones_shell_would_misread_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("devices.toml").write_text("[adb.X]\nworkdir = '/data/local/tmp/my cache'\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="workdir"):
+        BOARDS.adb_boards()
+
+
 def test_boards_of_this_folder_win_over_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own, users = tmp_path / "here", tmp_path / "config" / "edgedistill"
     own.mkdir()
