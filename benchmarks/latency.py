@@ -22,6 +22,8 @@ _TREND_SAMPLES = 30
 _WAITED = 0.05
 """A stream needs its cores all the time: queueing for them through a twentieth of it is contention."""
 _STOLEN = 0.01
+_FEWEST = 64
+"""So many samples bound a 90th percentile; where only summaries are told, as many are asked for."""
 
 
 def measure(results: Sequence[BenchmarkResult]) -> Json:
@@ -32,8 +34,8 @@ def measure(results: Sequence[BenchmarkResult]) -> Json:
     by the runtime's own clock (OpenVINO has one). Flags tell what makes the figures doubtful: too few queries (which
     alone makes them invalid), unstable, throttled, contended.
     """
-    if "latency_ns" not in results[0].document:  # an emulated device has no time to tell
-        return {}
+    if "latency_ns" not in results[0].document:
+        return _of_summaries(results)
     rounds = [np.asarray(result.document["latency_ns"], dtype=np.float64) / 1e6 for result in results]
     pooled = np.concatenate(rounds)
     medians = [float(np.median(samples)) for samples in rounds]
@@ -43,11 +45,7 @@ def measure(results: Sequence[BenchmarkResult]) -> Json:
         flags.append(f"too few queries for a 90th percentile: {pooled.size} (at least 64 are needed)")
     if max(medians) > _UNSTABLE * min(medians):
         flags.append(f"unstable: medians of the rounds from {min(medians):.4f} to {max(medians):.4f} ms")
-    flags += [*_throttled(rounds), *_contended(results)]
-
-    def median(key: str) -> float:
-        return float(np.median([result.document[key] for result in results]))
-
+    flags += [*_throttled(rounds), *_contended(results), *_told_by_device(results)]
     summary = summarize_ms(pooled)
     return {
         "latency_ms": summary,
@@ -56,16 +54,67 @@ def measure(results: Sequence[BenchmarkResult]) -> Json:
         "round_p50_ms": medians,
         "percentiles_ms": [float(value) for value in np.percentile(pooled, np.arange(101))],
         "timeline_ms": [_timeline(samples) for samples in rounds],
-        "import_ms": median("import_ms"),
-        "load_cold_ms": median("load_cold_ms"),
-        "load_warm_ms": median("load_warm_ms"),
-        "first_inference_ms": median("first_inference_ms"),
-        **{key: median(key) for key in ("runtime_p50_ms",) if key in results[0].document},
-        "warmup_inferences": [r.document["warmup"]["inferences"] for r in results if "warmup" in r.document],
-        "page_cache": results[0].document["page_cache"],
-        "involuntary_switches": sum(result.document["involuntary_switches"] for result in results),
+        **_stages(results),
         "valid": early is not None,
         "flags": flags,
+    }
+
+
+def _told_by_device(results: Sequence[BenchmarkResult]) -> list[str]:
+    """What the device itself says against its figures, in any round."""
+    return list(dict.fromkeys(flag for result in results for flag in result.document.get("device_flags", [])))
+
+
+def _stages(results: Sequence[BenchmarkResult]) -> Json:
+    """What came before the stream, as far as it was told: the runtimes' own programs do not tell all of it."""
+    documents = [result.document for result in results]
+    names = ("import_ms", "load_cold_ms", "load_warm_ms", "first_inference_ms", "runtime_p50_ms")
+    found: Json = {
+        name: float(np.median([document[name] for document in documents])) for name in names if name in documents[0]
+    }
+    if "warmup" in documents[0]:
+        found["warmup_inferences"] = [document["warmup"]["inferences"] for document in documents]
+    if "page_cache" in documents[0]:
+        found["page_cache"] = documents[0]["page_cache"]
+        found["involuntary_switches"] = sum(document["involuntary_switches"] for document in documents)
+    return found
+
+
+def _of_summaries(results: Sequence[BenchmarkResult]) -> Json:
+    """From the rounds' own summaries, where single latencies are not told; nothing for an emulated device.
+
+    Counts, extremes, mean and deviation are those of all rounds together, percentiles medians over the rounds. A figure
+    that a round does not tell is left out.
+    """
+    told = [r.document["latency_summary_ms"] for r in results if "latency_summary_ms" in r.document]
+    if not told:
+        return {}
+    shared = [name for name in told[0] if all(name in one for one in told)]
+    counts, means = ([float(one[name]) for one in told] for name in ("count", "mean"))
+    mean = float(np.average(means, weights=counts))
+
+    def joined(name: str) -> float:
+        values = [float(one[name]) for one in told]
+        if name in ("min", "max"):
+            return min(values) if name == "min" else max(values)
+        if name == "std":
+            squares = [std * std + own * own for std, own in zip(values, means, strict=True)]
+            return float(np.sqrt(max(0.0, float(np.average(squares, weights=counts)) - mean * mean)))
+        return float(np.median(values))
+
+    percentiles: Json = {name: joined(name) for name in shared if name not in ("count", "mean")}
+    summary: Json = {"count": int(sum(counts)), "mean": mean, **percentiles}
+    few = summary["count"] < _FEWEST
+    flags = [f"too few queries: {summary['count']} (at least {_FEWEST} are needed)"] if few else []
+    medians = {"round_p50_ms": [one["p50"] for one in told]} if "p50" in shared else {}
+    return {
+        "latency_ms": summary,
+        "throughput_per_s": 1e3 / mean,
+        "p90_early_stopping_ms": None,
+        **medians,
+        **_stages(results),
+        "valid": not few,
+        "flags": [*flags, *_told_by_device(results)],
     }
 
 

@@ -17,13 +17,16 @@ STAGES = ("baseline", "after_import", "after_load", "peak")
 def measure(results: Sequence[BenchmarkResult]) -> Json:
     """Median over the rounds, in bytes: Python and numpy alone, runtime imported, model loaded, highest ever.
 
-    Nothing for a microcontroller, which has no process; its arena is told instead.
+    Of the runtimes' own programs only the peak is known, of some not even that. Nothing for a microcontroller, which
+    has no process; its arena is told instead.
     """
-    if "memory_bytes" not in results[0].document:
+    known = results[0].document.get("memory_bytes")
+    if known is None:
         return {}
     return {
         "memory_bytes": {
             stage: int(statistics.median(result.document["memory_bytes"][stage] for result in results))
             for stage in STAGES
+            if stage in known
         }
     }

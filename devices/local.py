@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import edgedistill.agent
-from edgedistill.errors import ArtifactError, DeviceError, UsageError
+from edgedistill.errors import DeviceError
 from edgedistill.types import BenchmarkResult, DeviceInfo
+
+from ._agent import arguments_of, hung, raise_refusal, time_limit_s
 
 if TYPE_CHECKING:
     from edgedistill.types import BenchmarkJob, Json
@@ -38,6 +40,7 @@ def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
     """Run the agent on a job.
 
     Raises:
+        UsageError: cores that this process may not use.
         ArtifactError: the runtime refuses the file or the inputs.
         DeviceError: the agent crashed, hung, or said nothing that can be read.
     """
@@ -46,28 +49,15 @@ def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
 
 def run_agent(agent: Path, job: BenchmarkJob) -> Json:
     """The document of an agent's file, run in a fresh process; raises as `run`."""
-    command = [sys.executable, "-P", str(agent), str(job.artifact)]
-    command += ["--runtime", job.runtime, "--threads", str(job.threads), "--warmup", str(job.warmup_s)]
-    command += ["--queries", str(job.min_queries), "--duration", str(job.min_duration_s)]
-    command += ["--affinity", ",".join(map(str, job.affinity))] if job.affinity else []
-    command += ["--reference-kernels"] if job.reference_kernels else []
-    command += ["--profile", str(job.profile)] if job.profile else []
-    command += ["--sustained", str(job.sustained_min)] if job.sustained_min else []
-    for option, path in (("--inputs", job.inputs), ("--outputs", job.outputs)):
-        command += [option, str(path)] if path is not None else []
+    inputs, outputs = (str(path) if path is not None else None for path in (job.inputs, job.outputs))
+    command = [sys.executable, "-P", str(agent), *arguments_of(job, str(job.artifact), inputs, outputs)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads)}
     try:
         done = subprocess.run(  # noqa: PLW1510 - the exit code is read below
-            command, capture_output=True, text=True, timeout=job.timeout_s + 60 * job.sustained_min, env=environment
+            command, capture_output=True, text=True, timeout=time_limit_s(job), env=environment
         )
     except subprocess.TimeoutExpired as error:
-        raise DeviceError(
-            f"{job.artifact.name} did not finish in {job.runtime}",
-            where=str(job.artifact),
-            expected=f"an answer within {job.timeout_s + 60 * job.sustained_min:g} s",
-            got="none",
-            fix="lower benchmark.min_queries or min_duration_s, or look whether the model hangs",
-        ) from error
+        raise hung(job) from error
     try:
         document = dict(json.loads(done.stdout.strip().splitlines()[-1]))
     except (IndexError, TypeError, ValueError) as error:
@@ -80,30 +70,7 @@ def run_agent(agent: Path, job: BenchmarkJob) -> Json:
             got=f"{end}, {told[0]}",
             fix=f"look whether memory ran out, or run it by hand: {' '.join(command)}",
         ) from error
-    if "error" in document and document["error"]["code"] == "affinity":
-        raise UsageError(
-            document["error"]["message"],
-            where="benchmark.affinity, --affinity",
-            expected=f"cores that this process may use: {sorted(os.sched_getaffinity(0))}",
-            got=",".join(map(str, job.affinity)),
-            fix="name other cores, or leave affinity out",
-        )
-    if "error" in document and document["error"]["code"] == "inputs" and job.inputs is not None:
-        raise UsageError(
-            f"the samples do not fit {job.artifact.name}: {document['error']['message']}",
-            where=f"{job.inputs} (--inputs)",
-            expected="an .npz with an array of numbers for each input, first axis: samples",
-            got=document["error"]["message"],
-            fix=f"name the arrays after the inputs, in the shapes that {job.artifact.name} takes",
-        )
-    if "error" in document:
-        raise ArtifactError(
-            f"{job.runtime} refuses {job.artifact.name}: {document['error']['message']}",
-            where=str(job.inputs if document["error"]["code"] == "inputs" and job.inputs else job.artifact),
-            expected=f"a file and inputs that {job.runtime} takes",
-            got=document["error"]["code"],
-            fix="export the artifact again, or give inputs of its signature",
-        )
+    raise_refusal(document, job, sorted(os.sched_getaffinity(0)))
     return document
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgedistill.comparing import subjects
+from edgedistill.comparing import subjects_on
+from edgedistill.errors import UsageError
 from edgedistill.plugins import load_benchmark, load_device, plugin_names
 from edgedistill.speed import Round, compare_rounds
 from edgedistill.types import BenchmarkJob
@@ -52,9 +53,14 @@ def _collect(order: Sequence[Subject], results: Sequence[BenchmarkResult], sampl
 
 
 def _run(
-    order: Sequence[Subject], settings: Benchmark, inputs: Path | None, on_step: Callable[[int, int, str], None]
+    order: Sequence[Subject],
+    settings: Benchmark,
+    inputs: Path | None,
+    on_step: Callable[[int, int, str], None],
+    *,
+    single: bool = False,
 ) -> list[BenchmarkResult]:
-    """A fresh process for each, in this order."""
+    """A fresh process for each, in this order; with `single`, each must tell every single latency."""
     device = load_device(settings.device)
     results = []
     met: set[tuple[Path, str]] = set()
@@ -64,6 +70,14 @@ def _run(
         sustained = 0.0 if (subject.artifact.path, subject.runtime) in met else settings.sustained_min
         results.append(device.run(settings.device, replace(job, sustained_min=sustained)))
         met.add((subject.artifact.path, subject.runtime))
+        if single and "latency_ns" not in results[-1].document:
+            raise UsageError(
+                f"{settings.device} does not tell single latencies of {subject.runtime}",
+                where="--against",
+                expected="every latency of every round, which comparisons are made of",
+                got="a summary",
+                fix="leave --against out, or compare on another device",
+            )
     return results
 
 
@@ -138,10 +152,10 @@ def measure_files(
 
     The reference in the same runtime is taken where there is one, else in its first runtime.
     """
-    found = subjects(artifacts)
+    found = subjects_on(settings.device, artifacts)
     if against is None:
         return measure(found, settings, inputs, on_step, samples)
-    references = subjects([against])
+    references = subjects_on(settings.device, [against])
     measurements = []
     for reference in references:
         own = [subject for subject in found if _partner(subject, references) is reference]
@@ -164,7 +178,7 @@ def measure_beside(
 ) -> list[Json]:
     """Rounds of reference, candidate, reference, candidate, ..., reference; then everyone's measurement and answer."""
     around = [subject for candidate in own for subject in (reference, candidate)] + [reference]
-    results = _run(around * settings.rounds, settings, inputs, on_step)
+    results = _run(around * settings.rounds, settings, inputs, on_step, single=True)
     _collect(around * settings.rounds, results, samples)
     by_place = [results[place :: len(around)] for place in range(len(around))]
     beside = measurement_of(reference, [r for place in by_place[::2] for r in place], settings)

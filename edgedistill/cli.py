@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgedistill.cli_arm import app as arm_app
+from edgedistill.cli_devices import bootstrap
 from edgedistill.cli_export import export
 from edgedistill.cli_operators import operators
 from edgedistill.cli_parity import parity
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 recipe_app = typer.Typer(help="Recipes: their schema, and a dry check.", no_args_is_help=True)
 devices_app = typer.Typer(help="Devices where artifacts can run.", no_args_is_help=True)
+devices_app.command()(bootstrap)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(devices_app, name="devices")
 app.add_typer(arm_app, name="arm")
@@ -283,7 +285,7 @@ def _keep(measurements: list[Json], kept: Samples, plot: Path | None, samples: P
 
     if plot is not None:
         with storage_errors(plot.parent):
-            write_atomically(plot, latency_pictures([m for m in measurements if "latency_ms" in m]))
+            write_atomically(plot, latency_pictures([m for m in measurements if "percentiles_ms" in m]))
     if samples is not None:
         stream = io.BytesIO()
         np.savez_compressed(stream, **kept)
@@ -359,19 +361,18 @@ def devices_list(
     as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
-    """List the devices that are ready to measure on."""
-    from edgedistill.plugins import find_plugin, load_device, missing_requirements, plugin_names
+    """List the devices: those that are here, and the boards that devices.toml and the ssh config name."""
+    from edgedistill.plugins import find_plugin, list_devices, missing_requirements, plugin_names
 
     every = [find_plugin("devices", name) for name in plugin_names("devices")]
-    schemes = [plugin.SCHEME for plugin in every if not missing_requirements(plugin)]
-    found = [load_device(scheme).describe(scheme).to_json() for scheme in schemes]
+    ready = [plugin for plugin in every if not missing_requirements(plugin)]
+    found = [one.to_json() for plugin in ready for one in list_devices(plugin)]
     if as_json:
         emit({"devices": found})
     else:
         for one in found:
-            say(
-                f"{one['id']:<8} {one['name']}, {one['cores']} cores, {one['memory_bytes'] / 1e9:.1f} GB, {one['class']}"
-            )
+            size = f", {one['cores']} cores, {one['memory_bytes'] / 1e9:.1f} GB, {one['class']}" if one["cores"] else ""
+            say(f"{one['id']:<8} {one['name']}{size}")
     return 0
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from edgedistill.agreeing import against_reference
 from edgedistill.errors import ArtifactError, UsageError
-from edgedistill.plugins import load_device, load_exporter
+from edgedistill.plugins import device_runtimes, load_device, load_exporter
 from edgedistill.types import Array, BenchmarkJob
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from edgedistill.types import Artifact, Json
@@ -31,8 +31,8 @@ class Subject:
     runtime: str
 
 
-def subjects(artifacts: Sequence[Artifact]) -> list[Subject]:
-    """Every artifact in every runtime of its format that is installed here.
+def subjects(artifacts: Sequence[Artifact], runtimes: Collection[str] | None = None) -> list[Subject]:
+    """Every artifact in every runtime of its format that is installed here, or in those `runtimes`.
 
     A runtime that is known to get a file wrong is left out (`refusals`).
 
@@ -45,7 +45,8 @@ def subjects(artifacts: Sequence[Artifact]) -> list[Subject]:
         Subject(artifact, runtime)
         for artifact in artifacts
         for runtime, module in load_exporter(artifact.format).RUNTIMES.items()
-        if importlib.util.find_spec(module) is not None and runtime not in refusals(artifact)
+        if (importlib.util.find_spec(module) is not None if runtimes is None else runtime in runtimes)
+        and runtime not in refusals(artifact)
     ]
     for artifact in artifacts:
         if refusals(artifact) and all(subject.artifact is not artifact for subject in found):
@@ -82,31 +83,41 @@ def disagreements(artifact: Artifact, outputs: Mapping[str, Mapping[str, Array]]
 
 
 def subjects_on(device: str, artifacts: Sequence[Artifact]) -> list[Subject]:
-    """Those subjects whose runtime the device has: all, unless its plug-in names its RUNTIMES.
+    """The artifacts in the runtimes that a device has.
+
+    Those are its own (`device_runtimes`), else those installed here, among its plug-in's RUNTIMES if there are any.
 
     A plug-in with OWN_RUNTIMES (format -> runtimes) brings what this machine's plug-ins do not know.
 
     Raises:
         UsageError: the device has none for an artifact.
     """
-    plugin = load_device(device)
-    known: Sequence[str] | None = getattr(plugin, "RUNTIMES", None)
+    plugin: Any = load_device(device)
+    there = device_runtimes(device)
+    known: Sequence[str] | None = list(there) if there is not None else getattr(plugin, "RUNTIMES", None)
     own: Mapping[str, Sequence[str]] | None = getattr(plugin, "OWN_RUNTIMES", None)
     if own is None:
-        found = subjects(artifacts)
+        every = subjects(artifacts, there)
     else:
-        found = [Subject(artifact, runtime) for artifact in artifacts for runtime in own.get(artifact.format, ())]
-    there = [subject for subject in found if known is None or subject.runtime in known]
+        every = [Subject(artifact, runtime) for artifact in artifacts for runtime in own.get(artifact.format, ())]
+    found = [one for one in every if known is None or one.runtime in known]
     for artifact in artifacts:
-        if known is not None and all(subject.artifact is not artifact for subject in there):
-            raise UsageError(
-                f"{device} has no runtime for {artifact.path.name}",
-                where=str(artifact.path),
-                expected=f"a file for one of {', '.join(known)}, which must be installed here too",
-                got=artifact.format,
-                fix="export another format, or choose another device",
-            )
-    return there
+        if known is not None and all(subject.artifact is not artifact for subject in found):
+            raise _no_runtime(plugin, device, artifact, known)
+    return found
+
+
+def _no_runtime(plugin: Any, device: str, artifact: Artifact, known: Sequence[str]) -> UsageError:
+    here = "" if hasattr(plugin, "runtimes") else ", which must be installed here too"
+    wanted = next(iter(load_exporter(artifact.format).RUNTIMES))
+    install = f"edgedistill devices bootstrap {device} --runtime {wanted}"
+    return UsageError(
+        f"{device} has no runtime for {artifact.path.name}",
+        where=str(artifact.path),
+        expected=f"a file for one of {', '.join(known)}{here}" if known else f"a device with {wanted}",
+        got=artifact.format,
+        fix=install if hasattr(plugin, "bootstrap") else "export another format, or choose another device",
+    )
 
 
 def compute(subject: Subject, inputs: Path, outputs: Path, device: str = "cpu") -> Array:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import edgedistill
 from edgedistill.errors import DataError, PluginError, UsageError, nearest
 from edgedistill.gate import judge
-from edgedistill.plugins import find_plugin, load_device, plugin_names
+from edgedistill.plugins import device_runtimes, find_plugin, load_device, plugin_names
 from edgedistill.recipe import Assistants, Distill, MultiStage, Recipe, canonical
 from edgedistill.report.build import package_versions
 from edgedistill.retraining import Retraining, needed, writable
@@ -111,7 +111,16 @@ def check(recipe: Recipe, beside: Path) -> None:
                 got=word,
                 fix="drop the precision, or add a format that has it",
             )
-    load_device(recipe.benchmark.device).describe(recipe.benchmark.device)
+    device: Any = load_device(recipe.benchmark.device)
+    if not getattr(device, "AGENT", True):
+        raise UsageError(
+            f"{recipe.benchmark.device} cannot measure a recipe's files",
+            where="benchmark.device",
+            expected="a device that the agent runs on: cpu or ssh:NAME",
+            got=recipe.benchmark.device,
+            fix=f"measure the finished files with `edgedistill benchmark --device {recipe.benchmark.device}`",
+        )
+    device.describe(recipe.benchmark.device)
     source_key(recipe.data, beside)
     scheme = recipe.distill.scheme
     for model in (recipe.teacher, recipe.student, *(scheme.chain if isinstance(scheme, Assistants) else [])):
@@ -195,7 +204,7 @@ class _Path:
         device = load_device(recipe.benchmark.device).describe(recipe.benchmark.device)
         measured = self._stage(
             "benchmark", lambda out: do.benchmark(data, files, proved, out), **runs, benchmark=recipe.benchmark,
-            device=device.to_json(), shelf=plugin_names("benchmarks"),
+            device=device.to_json(), there=device_runtimes(recipe.benchmark.device), shelf=plugin_names("benchmarks"),
             refused=read_json(proved.path / "refused.json"),
         )  # fmt: skip
         reported = self._stage(

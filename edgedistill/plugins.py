@@ -120,6 +120,10 @@ class Device(Protocol):
 
     A plug-in may also have SOURCE ("emulated": nothing there is timed), RUNTIMES (those it has, where it has not all),
     OWN_RUNTIMES (format -> runtimes that no exporter names) and REFERENCES (what these are compared with here).
+
+    It may also tell what it has: `devices()`, ids that users may name, without touching them; `runtimes(device_id)`,
+    the agent's runtimes on one and their versions (or RUNTIMES, the same on all), else it has those of this machine;
+    AGENT, false where no agent runs, so that there are no outputs and perhaps no single latencies; `bootstrap`.
     """
 
     REQUIRES: tuple[str, ...]
@@ -239,6 +243,17 @@ def load_exporter(name: str) -> Exporter:
 def load_benchmark(name: str) -> Benchmark:
     """`load_plugin` for benchmarks, typed."""
     return cast("Benchmark", load_plugin("benchmarks", name))
+
+
+def list_devices(plugin: Any) -> list[DeviceInfo]:
+    """The devices of a plug-in that users may name."""
+    return list(plugin.devices()) if hasattr(plugin, "devices") else [plugin.describe(plugin.SCHEME)]
+
+
+def device_runtimes(device_id: str) -> dict[str, str] | None:
+    """Runtimes on a device and their versions; None where they are this machine's."""
+    plugin: Any = load_device(device_id)
+    return dict(plugin.runtimes(device_id)) if hasattr(plugin, "runtimes") else None
 
 
 def load_device(device_id: str) -> Device:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgedistill.benchmarking import measure, measure_beside, ratio_of
-from edgedistill.comparing import subjects
+from edgedistill.comparing import subjects_on
 from edgedistill.errors import EdgeDistillError
 from edgedistill.plugins import load_device
 
@@ -84,7 +84,7 @@ def _raced(
     on_step: Callable[[str], None],
 ) -> Race:
     named = [replace(file, model=f"candidate-{n}") for n, file in enumerate(files)]
-    found = [subjects([one])[0] for one in (base, *named)]
+    found = [subjects_on(settings.device, [one])[0] for one in (base, *named)]
     on_step(f"measure {len(files)} candidates beside fp32 on {settings.device}")
     reference, *measured = measure(found, settings, None, lambda *_: None)
     rounds = tuple(tuple(ratio_of(m, reference)["rounds"]) for m in measured)

@@ -230,14 +230,15 @@ class Stages:
     def benchmark(self, data_stage: Stage, files: Files, proved: Stage, out: Path) -> None:
         """Latency and memory of every artifact in every runtime that computes it right, the teacher's among them."""
         from edgedistill.benchmarking import Samples, measure
-        from edgedistill.comparing import subjects
+        from edgedistill.comparing import subjects_on
 
         artifacts = files.artifacts()
         inputs = out / ".inputs.npz"
         data = load_data(data_stage)
         np.savez(inputs, **{artifacts[0].signature.inputs[0].name: self._fed(data, data.eval_inputs[:32])})
         refused = read_json(proved.path / "refused.json")
-        found = [s for s in subjects(artifacts) if s.runtime not in refused.get(s.artifact.id, {})]
+        found = subjects_on(self.recipe.benchmark.device, artifacts)
+        found = [s for s in found if s.runtime not in refused.get(s.artifact.id, {})]
         samples: Samples = {}
         measurements = measure(
             found, self.recipe.benchmark, inputs,

@@ -89,14 +89,19 @@ def show_measurements(measurements: list[Json], console: Console) -> None:
         ratio = m.get("ratio_to_reference")
         table.add_row(
             Text(m["artifact"]), Text(m["device"]), f"{m['runtime']} {m['runtime_version']}", str(latency["count"]),
-            f"{latency['p50']:.4f}", f"{latency['p90']:.4f}", f"{m['load_cold_ms']:.1f}",
-            f"{m['memory_bytes']['peak'] / 1e6:.1f}", _answer(ratio) if ratio else "",
+            _figure(latency.get("p50"), 4), _figure(latency.get("p90"), 4), _figure(m.get("load_cold_ms"), 1),
+            _figure(m.get("memory_bytes", {}).get("peak"), 1, 1e6), _answer(ratio) if ratio else "",
             "; ".join(m["flags"]),
         )  # fmt: skip
     console.print(table)
     for m in measurements:
         if m.get("operators"):
             _show_operators(m, console)
+
+
+def _figure(value: float | None, digits: int, unit: float = 1.0) -> str:
+    """A figure, or a dash where it was not told."""
+    return "-" if value is None else f"{value / unit:.{digits}f}"
 
 
 def show_emulated(measurements: list[Json], console: Console) -> None:

@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
-from edgedistill.errors import ArtifactError, DeviceError, PluginError
-from edgedistill.plugins import VERBS, find_plugin, load_device, plugin_names
+from edgedistill.errors import ArtifactError, DeviceError, EdgeDistillError, PluginError, UsageError
+from edgedistill.plugins import VERBS, device_runtimes, find_plugin, list_devices, load_device, plugin_names
 from edgedistill.types import BenchmarkJob
+from tests import boards
 from tests.tflite_files import write
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-EXAMPLES = {"cpu": "cpu", "arm": "arm:cortex-a53", "armv7": "armv7:cortex-a7", "micro": "micro:nucleo-l4r5zi"}
+EXAMPLES = {
+    "cpu": "cpu", "arm": "arm:cortex-a53", "armv7": "armv7:cortex-a7", "micro": "micro:nucleo-l4r5zi",
+    "ssh": "ssh:loopback",
+}  # fmt: skip
 """A device of each scheme that can be had without hardware of one's own."""
-LIGHT = [EXAMPLES[scheme] for scheme in ("cpu", "micro")]
+LIGHT = [EXAMPLES[scheme] for scheme in ("cpu", "micro", "ssh")]
 """Those that answer in a second; test_arm_guest.py asks the emulator the same."""
+HARDWARE = {"adb"}
+"""Schemes that stand for hardware alone; their own tests have a stand-in for it."""
 
 
 @pytest.fixture
 def doubling(tmp_path: Path) -> Path:
-    """An ONNX file that doubles its input."""
-    node = helper.make_node("Add", ["x", "x"], ["y"])
-    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 3]) for n in "xy"]
-    model = helper.make_model(
-        helper.make_graph([node], "g", ends[:1], ends[1:]), opset_imports=[helper.make_opsetid("", 18)], ir_version=9
-    )
-    onnx.save(model, tmp_path / "double.onnx")
-    return tmp_path / "double.onnx"
+    return boards.doubling(tmp_path / "double.onnx")
+
+
+@pytest.fixture(autouse=True)
+def board(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ssh:loopback`, without a network: tests/test_ssh.py has an sshd, which not every machine has."""
+    folder = tmp_path_factory.mktemp("board")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PATH", f"{folder}/programs:{os.environ['PATH']}")
+    boards.stand_in(folder).describe()
 
 
 def job_for(device: str, onnx_file: Path) -> BenchmarkJob:
@@ -60,7 +67,7 @@ def ready(device: str) -> str:
 
 
 def test_every_scheme_is_examined() -> None:
-    assert {find_plugin("devices", name).SCHEME for name in plugin_names("devices")} == set(EXAMPLES)
+    assert {find_plugin("devices", name).SCHEME for name in plugin_names("devices")} == set(EXAMPLES) | HARDWARE
 
 
 @pytest.mark.parametrize("device", EXAMPLES.values())
@@ -100,17 +107,40 @@ def test_a_refused_file_is_an_artifact_error(device: str, doubling: Path) -> Non
 
 
 @pytest.mark.parametrize("device", LIGHT)
-def test_inputs_of_another_shape_are_an_artifact_error(device: str, doubling: Path, tmp_path: Path) -> None:
+def test_inputs_of_another_shape_are_a_usage_error(device: str, doubling: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "in.npz", x=np.zeros((2, 4), np.float32))
     job = replace(job_for(device, doubling), inputs=tmp_path / "in.npz")
-    with pytest.raises(ArtifactError, match=r"takes \[3\] a sample, the file holds \[4\]"):
+    with pytest.raises(UsageError, match=r"takes \[3\] a sample, the file holds \[4\]"):
         load_device(device).run(device, job)
 
 
-def test_a_hang_is_a_device_error(doubling: Path) -> None:
+@pytest.mark.parametrize("device", [EXAMPLES["cpu"], EXAMPLES["ssh"]])
+def test_a_hang_is_a_device_error(device: str, doubling: Path) -> None:
     forever = BenchmarkJob(doubling, "onnxruntime", min_queries=1, min_duration_s=1e6, timeout_s=2)
     with pytest.raises(DeviceError, match="did not finish"):
-        load_device("cpu").run("cpu", forever)
+        load_device(device).run(device, forever)
+
+
+@pytest.mark.parametrize("name", plugin_names("devices"))
+def test_tells_what_users_may_name_without_touching_it(name: str) -> None:
+    found = list_devices(find_plugin("devices", name))
+    assert all(one.id.split(":")[0] == find_plugin("devices", name).SCHEME and one.name for one in found)
+    assert bool(found) == (name != "adb")
+
+
+@pytest.mark.parametrize("scheme", ["ssh", "adb"])
+def test_a_board_that_nobody_described_is_told_with_those_that_are(scheme: str) -> None:
+    for device in (scheme, f"{scheme}:", f"{scheme}:lopback"):
+        with pytest.raises(EdgeDistillError) as caught:
+            load_device(device).describe(device)
+        assert caught.value.exit_code in (2, 3)
+    if scheme == "ssh":
+        assert "did you mean 'ssh:loopback'" in caught.value.expected
+
+
+def test_runtimes_of_a_device_are_its_own_where_it_tells_them() -> None:
+    assert device_runtimes("cpu") is None
+    assert "onnxruntime" in (device_runtimes("ssh:loopback") or {})
 
 
 def test_an_unknown_device_names_the_known_ones() -> None:

@@ -1,0 +1,76 @@
+"""The agent's command line for a job, and what its refusals mean: the same on every machine that it runs on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgedistill.errors import ArtifactError, DeviceError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgedistill.types import BenchmarkJob, Json
+
+
+def arguments_of(job: BenchmarkJob, artifact: str, inputs: str | None, outputs: str | None) -> list[str]:
+    """The agent's arguments, its files under the names that they have where it runs."""
+    arguments = [artifact, "--runtime", job.runtime, "--threads", str(job.threads), "--warmup", str(job.warmup_s)]
+    arguments += ["--queries", str(job.min_queries), "--duration", str(job.min_duration_s)]
+    arguments += ["--affinity", ",".join(map(str, job.affinity))] if job.affinity else []
+    arguments += ["--reference-kernels"] if job.reference_kernels else []
+    arguments += ["--profile", str(job.profile)] if job.profile else []
+    arguments += ["--sustained", str(job.sustained_min)] if job.sustained_min else []
+    for option, path in (("--inputs", inputs), ("--outputs", outputs)):
+        arguments += [option, path] if path is not None else []
+    return arguments
+
+
+def time_limit_s(job: BenchmarkJob) -> float:
+    """Within which the agent must answer."""
+    return job.timeout_s + 60 * job.sustained_min
+
+
+def hung(job: BenchmarkJob) -> DeviceError:
+    """The error for an agent that did not."""
+    return DeviceError(
+        f"{job.artifact.name} did not finish in {job.runtime}",
+        where=str(job.artifact),
+        expected=f"an answer within {time_limit_s(job):g} s",
+        got="none",
+        fix="lower benchmark.min_queries or min_duration_s, or look whether the model hangs",
+    )
+
+
+def raise_refusal(document: Json, job: BenchmarkJob, cores: Sequence[int]) -> None:
+    """Tell what the agent refused, if it did.
+
+    Raises:
+        UsageError: the cores asked for (`cores` are those that may be), or samples that do not fit.
+        ArtifactError: the runtime refuses the file.
+    """
+    if "error" not in document:
+        return
+    code, message = document["error"]["code"], document["error"]["message"]
+    if code == "affinity":
+        raise UsageError(
+            message,
+            where="benchmark.affinity, --affinity",
+            expected=f"cores that this process may use: {list(cores)}",
+            got=",".join(map(str, job.affinity)),
+            fix="name other cores, or leave affinity out",
+        )
+    if code == "inputs" and job.inputs is not None:
+        raise UsageError(
+            f"the samples do not fit {job.artifact.name}: {message}",
+            where=f"{job.inputs} (--inputs)",
+            expected="an .npz with an array of numbers for each input, first axis: samples",
+            got=message,
+            fix=f"name the arrays after the inputs, in the shapes that {job.artifact.name} takes",
+        )
+    raise ArtifactError(
+        f"{job.runtime} refuses {job.artifact.name}: {message}",
+        where=str(job.artifact),
+        expected=f"a file and inputs that {job.runtime} takes",
+        got=code,
+        fix="export the artifact again, or give inputs of its signature",
+    )
