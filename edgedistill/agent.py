@@ -170,7 +170,8 @@ def open_openvino(path: str, threads: int) -> Session:
 
 
 _NCNN_FLAGS = {
-    # float32 throughout; integer layers, where the file has them, stay integer
+    # float32, but for the layers that the file holds in integers: those are computed in integers
+    "use_int8_inference": True,
     "use_fp16_packed": False,
     "use_fp16_storage": False,
     "use_fp16_arithmetic": False,

@@ -16,10 +16,14 @@ import numpy as np
 
 from edgedistill import agent
 from edgedistill.errors import ModelError
-from edgedistill.types import Artifact, Check, MacCount, Precision, Scheme, Signature, State, TensorSpec, file_sha256
+from edgedistill.types import Artifact, Check, MacCount, Precision, Signature, State, TensorSpec, file_sha256
 
 from ._common import conversion, example, opens
 from ._ncnn_convert import flat, known, named, pnnx, reshaped, routes
+from ._ncnn_precisions import PRECISIONS as PRECISIONS  # noqa: PLC0414 - this exporter's, in a file of its own
+from ._ncnn_precisions import layers as layers  # noqa: PLC0414 - likewise
+from ._ncnn_precisions import quantize as quantize  # noqa: PLC0414 - likewise
+from ._ncnn_precisions import schemes as schemes  # noqa: PLC0414 - likewise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,7 +33,6 @@ if TYPE_CHECKING:
 REQUIRES = ("ncnn", "pnnx", "onnx", "onnxscript")
 TOOLS = ("torch", "ncnn", "pnnx", "onnx", "onnxscript")
 RUNTIMES = {"ncnn": "ncnn"}
-PRECISIONS = (Precision.FP32,)
 SUFFIX = ".param"
 RUNNER = ("run_ncnn.py", Path(__file__).with_name("_run_ncnn.py"))
 AGREEMENT = 1e-4
@@ -187,40 +190,6 @@ def _artifact(path: Path, name: str, signature: Signature, route: str) -> Artifa
     )
 
 
-def schemes(precision: Precision) -> tuple[Scheme, ...]:
-    """None: see `quantize`."""
-    del precision
-    return ()
-
-
-def layers(artifact: Artifact) -> list[str]:
-    """None: see `quantize`."""
-    del artifact
-    return []
-
-
-def quantize(
-    artifact: Artifact,
-    precision: Precision,
-    calibration: Mapping[str, Array],
-    out: Path,
-    scheme: Scheme | None = None,
-) -> Artifact:
-    """Refused: the packages on PyPI hold neither ncnn2table nor ncnn2int8.
-
-    Raises:
-        ModelError: always.
-    """
-    del calibration, out, scheme
-    raise ModelError(
-        f"ncnn files are not quantised to {precision.short}",
-        where=artifact.id,
-        expected="fp32",
-        got=precision.short,
-        fix="take ncnn in fp32, or another format for integers",
-    )
-
-
 def check_support(artifact: Artifact) -> list[Check]:
     """Open the file in ncnn; its weights must be those it was written with."""
     for name, digest in artifact.companions.items():
@@ -235,4 +204,4 @@ def count_macs(artifact: Artifact) -> MacCount:
     """Convolutions, dense layers and matrix products of the layers in the file. Recurrent layers are not counted."""
     from ._ncnn_macs import count
 
-    return count(artifact.path)
+    return count(artifact)

@@ -1,0 +1,72 @@
+"""Look into a file while ncnn runs it: blobs by name, sample by sample."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgedistill import agent
+from edgedistill.errors import ArtifactError
+from edgedistill.types import State
+
+from ._common import opens
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from edgedistill.types import Array, Artifact
+
+
+def blobs(
+    artifact: Artifact, names: Iterable[str], samples: Iterable[Mapping[str, Array]]
+) -> Iterator[dict[str, Array]]:
+    """The named blobs for each sample, one sample after the other; a sample: input name -> array without a batch.
+
+    The file is first opened in a process of its own: ncnn may die of a damaged one.
+
+    Raises:
+        ArtifactError: ncnn refuses the file or a sample.
+    """
+    check = opens(artifact, "ncnn")
+    if check.state is not State.PASS:
+        raise _refused(artifact, check.reason)
+    ncnn: Any = import_module("ncnn")  # a compiled module that type checkers cannot read
+    net = ncnn.Net()
+    net.opt.lightmode = False  # keep what lies between
+    net.opt.num_threads = 1
+    for flag, value in agent._NCNN_FLAGS.items():  # noqa: SLF001 - computed as the agent computes
+        setattr(net.opt, flag, value)
+    if net.load_param(str(artifact.path)) != 0 or net.load_model(str(artifact.path.with_suffix(".bin"))) != 0:
+        raise _refused(artifact, "ncnn cannot read it")
+    inputs = agent._ncnn_inputs(agent._ncnn_layers(str(artifact.path)))  # noqa: SLF001 - the reader of the format
+    wanted = list(dict.fromkeys(names))
+    for sample in samples:
+        found = {}
+        with net.create_extractor() as extractor:
+            for spec in inputs:
+                value = np.ascontiguousarray(sample[spec["name"]], spec["dtype"]).reshape(spec["shape"][1:])
+                extractor.input(spec["name"], ncnn.Mat(value).clone())
+            for name in wanted:
+                code, mat = extractor.extract(name)
+                if code != 0:
+                    raise _refused(artifact, f"ncnn fails at {name} with code {code}")
+                found[name] = np.array(mat)
+        yield found
+
+
+def zeros(artifact: Artifact) -> dict[str, Array]:
+    """A sample of zeros for every input."""
+    inputs = agent._ncnn_inputs(agent._ncnn_layers(str(artifact.path)))  # noqa: SLF001 - the reader of the format
+    return {spec["name"]: np.zeros(spec["shape"][1:], spec["dtype"]) for spec in inputs}
+
+
+def _refused(artifact: Artifact, why: str) -> ArtifactError:
+    return ArtifactError(
+        f"{artifact.path.name} does not run: {why}",
+        where=str(artifact.path),
+        expected="a file that ncnn runs",
+        got=why,
+        fix="export the model to ncnn again, and keep its two files together",
+    )
