@@ -95,8 +95,7 @@ def _layers(path: Path) -> list[Layer]:
             for line, (kind, below, above, settings) in zip(lines, told, strict=True)
         ]
         for layer in layers:
-            if any(size < 1 for _, shape, _ in layout(layer.kind, layer.settings) for size in shape):
-                raise ValueError(f"{layer.kind} {layer.name} has a size below 1")
+            layout(layer.kind, layer.settings)  # before anything is read by it
     except OSError as error:
         raise _unfit(path, f"it cannot be read: {error.strerror}") from error
     except (ValueError, IndexError, KeyError, ZeroDivisionError) as error:

@@ -1,4 +1,4 @@
-"""Layers of ncnn in 8-bit integers: which have such a form, and what they load then (ncnn: tools/quantize/ncnn2int8.cpp).
+"""Layers of ncnn in 8-bit integers: which can be, and what they load then (ncnn: tools/quantize/ncnn2int8.cpp).
 
 Convolutions and dense layers take activations by a calibrated scale. Matrix products, attention and recurrent layers
 find the range of their activations at run time; embeddings only store integers.
@@ -62,8 +62,21 @@ FORMS = {
 
 
 def quantizable(layer: Layer) -> bool:
-    """Whether the layer has an integer form and weights of its own."""
+    """Whether the layer has an integer form that ncnn computes rightly, and weights of its own.
+
+    Grouped convolutions that are not depthwise stay float: with 8 channels in a group, ncnn 1.0.20261020 packs them and
+    then reads and writes beside its tensors on x86.
+    """
+    if layer.kind == "ConvolutionDepthWise" and not _depthwise(layer):
+        return False
     return layer.kind in FORMS and any(tensor.role in FORMS[layer.kind].grains for tensor in layer.tensors)
+
+
+def _depthwise(layer: Layer) -> bool:
+    """One channel in and one out for each group."""
+    outputs, groups, width = (int(layer.settings[key]) for key in ("0", "7", "1"))
+    height = int(layer.settings.get("11", width))
+    return outputs == groups and int(layer.settings["6"]) == groups * width * height
 
 
 def runs_on_integers(kind: str, settings: dict[str, str]) -> bool:

@@ -32,14 +32,17 @@ def layout(kind: str, settings: Mapping[str, str]) -> Told:
     def setting(key: int, default: int = 0) -> int:
         return int(settings.get(str(key), default))
 
+    told: Told = []
     if kind in _LAYOUTS:
-        return _LAYOUTS[kind](setting)
-    if kind in _GATES:
-        return _recurrent(kind, setting)
-    if kind in _CONVOLUTIONS or kind in _TRANSPOSED or kind == "DeformableConv2D":
+        told = _LAYOUTS[kind](setting)
+    elif kind in _GATES:
+        told = _recurrent(kind, setting)
+    elif kind in _CONVOLUTIONS or kind in _TRANSPOSED or kind == "DeformableConv2D":
         given = setting(28 if kind in _TRANSPOSED else 19)  # weights that come as a blob
-        return [] if given else _rows(setting(0), setting(6), setting(5))
-    return []
+        told = [] if given else _rows(setting(0), setting(6), setting(5))
+    if any(size < 1 for _, shape, _ in told for size in shape):
+        raise ValueError(f"a tensor of {kind} has a size below 1")
+    return told
 
 
 def _rows(rows: int, size: int, bias: int) -> Told:

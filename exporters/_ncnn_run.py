@@ -43,7 +43,7 @@ def blobs(
     inputs = agent._ncnn_inputs(agent._ncnn_layers(str(artifact.path)))  # noqa: SLF001 - the reader of the format
     wanted = list(dict.fromkeys(names))
     for sample in samples:
-        found = {}
+        found: dict[str, Array] = {}
         with net.create_extractor() as extractor:
             for spec in inputs:
                 value = np.ascontiguousarray(sample[spec["name"]], spec["dtype"]).reshape(spec["shape"][1:])
