@@ -63,7 +63,7 @@ def read(path: Path) -> list[Layer]:
     Raises:
         ArtifactError: one of the two files is damaged, missing, not float32, or of another pair.
     """
-    lines = _layers(path)
+    lines = graph(path)
     try:
         stored = path.with_suffix(".bin").read_bytes()
     except OSError as error:
@@ -86,7 +86,12 @@ def read(path: Path) -> list[Layer]:
     return layers
 
 
-def _layers(path: Path) -> list[Layer]:
+def graph(path: Path) -> list[Layer]:
+    """The layers without their tensors, of any precision.
+
+    Raises:
+        ArtifactError: the .param file is damaged or missing.
+    """
     try:
         told = agent._ncnn_layers(str(path))  # noqa: SLF001 - the reader of the format
         lines = [line.split() for line in path.read_text(encoding="ascii").splitlines() if line.strip()][2:]

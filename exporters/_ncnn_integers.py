@@ -79,10 +79,10 @@ def _depthwise(layer: Layer) -> bool:
     return outputs == groups and int(layer.settings["6"]) == groups * width * height
 
 
-def runs_on_integers(kind: str, settings: dict[str, str]) -> bool:
-    """Whether ncnn computes such a layer's products with 8-bit integers on both sides."""
-    form = FORMS.get(kind)
-    return form is not None and kind != "Embed" and settings.get(form.key, "0") in ("1", "2", "101", "102")
+def runs_on_integers(layer: Layer) -> bool:
+    """Whether ncnn computes the layer's products with 8-bit integers on both sides."""
+    form = FORMS.get(layer.kind)
+    return form is not None and layer.kind != "Embed" and layer.settings.get(form.key) == form.term
 
 
 def to_integers(layer: Layer, threshold: float) -> Layer:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from edgedistill import agent
 from edgedistill.types import MacCount
 
+from ._ncnn_file import graph
 from ._ncnn_integers import runs_on_integers
 from ._ncnn_run import blobs, zeros
 
@@ -28,14 +28,15 @@ def count(artifact: Artifact) -> MacCount:
     Raises:
         ArtifactError: the file does not run.
     """
-    layers = [layer for layer in agent._ncnn_layers(str(artifact.path)) if layer[0] in _COUNTED]  # noqa: SLF001 - the reader of the format
-    names = [blob for _, below, above, _ in layers for blob in (*below, above[0])]
+    layers = [layer for layer in graph(artifact.path) if layer.kind in _COUNTED]
+    names = [blob for layer in layers for blob in (*layer.below, layer.above[0])]
     (found,) = blobs(artifact, names, [zeros(artifact)])
     total = integer = 0
-    for kind, below, above, settings in layers:
-        macs = _macs(kind, [found[blob].shape for blob in below], found[above[0]].shape, settings)
+    for layer in layers:
+        below, above = [found[blob].shape for blob in layer.below], found[layer.above[0]].shape
+        macs = _macs(layer.kind, below, above, layer.settings)
         total += macs
-        integer += macs if runs_on_integers(kind, settings) else 0
+        integer += macs if runs_on_integers(layer) else 0
     return MacCount(total, integer)
 
 

@@ -46,8 +46,8 @@ def blobs(
         found: dict[str, Array] = {}
         with net.create_extractor() as extractor:
             for spec in inputs:
-                value = np.ascontiguousarray(sample[spec["name"]], spec["dtype"]).reshape(spec["shape"][1:])
-                extractor.input(spec["name"], ncnn.Mat(value).clone())
+                array = np.ascontiguousarray(sample[spec["name"]], spec["dtype"]).reshape(spec["shape"][1:])
+                extractor.input(spec["name"], ncnn.Mat(array).clone())
             for name in wanted:
                 code, mat = extractor.extract(name)
                 if code != 0:
@@ -57,8 +57,15 @@ def blobs(
 
 
 def zeros(artifact: Artifact) -> dict[str, Array]:
-    """A sample of zeros for every input."""
+    """A sample of zeros for every input.
+
+    Raises:
+        ArtifactError: the file does not tell the shape of an input.
+    """
     inputs = agent._ncnn_inputs(agent._ncnn_layers(str(artifact.path)))  # noqa: SLF001 - the reader of the format
+    for spec in inputs:
+        if spec["shape"] is None:
+            raise _refused(artifact, f"it does not tell the shape of {spec['name']}")
     return {spec["name"]: np.zeros(spec["shape"][1:], spec["dtype"]) for spec in inputs}
 
 
