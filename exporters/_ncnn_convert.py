@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from edgedistill.types import Array
 
+    from ._ncnn_routes import Table
+
 TIMEOUT_S = 1800
 _TYPES = {"float32": "f32", "int64": "i64", "int32": "i32", "bool": "i64", "float16": "f16", "float64": "f64"}
 _IDENTITY = ("Tensor.to", "Tensor.clone", "Tensor.detach", "Tensor.contiguous", "Tensor.type_as", "Cast")
@@ -37,7 +39,7 @@ def pnnx(source: Path, inputs: Mapping[str, Array]) -> list[Layer]:
     if not param.is_file() or not param.with_suffix(".bin").is_file():
         told = (done.stderr or done.stdout).strip().splitlines() or ["nothing"]
         raise ModelError(f"pnnx wrote no file (exit code {done.returncode}): {told[-1][:200]}", where=source.name)
-    return known(embedded(read(param)))
+    return known(read(param))
 
 
 def sizes(source: Path, inputs: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
@@ -50,23 +52,42 @@ def sizes(source: Path, inputs: Mapping[str, Array]) -> dict[str, tuple[int, ...
     return found
 
 
-def embedded(layers: Sequence[Layer]) -> list[Layer]:
-    """Rows gathered from a constant, as ONNX writes embeddings, become ncnn's layer for them."""
-    tables = {layer.above[0]: layer for layer in layers if layer.kind == "MemoryData" and layer.tensors}
-    made, gone = [], set()
-    for layer in layers:
-        table = tables.get(layer.below[0]) if layer.kind == "Gather" else None
-        if table is None or table.tensors[0].values.ndim != 2:  # noqa: PLR2004 - a matrix
-            made.append(layer)
-            continue
-        values = table.tensors[0].values
-        rows, width = values.shape
-        settings = {"0": str(width), "1": str(rows), "2": "0", "3": str(values.size)}
-        weight = Tensor("weight", values, tagged=True)
-        made.append(replace(layer, kind="Embed", below=layer.below[1:], settings=settings, tensors=(weight,)))
-        gone.add(table.name)
-    used = {blob for layer in made for blob in layer.below}
-    return [layer for layer in made if layer.name not in gone or used.intersection(layer.above)]
+def spliced(layers: Sequence[Layer], tables: Mapping[str, Table]) -> list[Layer]:
+    """Inputs that stand for rows of a table become embeddings of the ids that choose them."""
+    made = [
+        _embedding(layer.above[0], tables[layer.above[0]])
+        if layer.kind == "Input" and layer.above[0] in tables
+        else layer
+        for layer in layers
+    ]
+    for table in {table.ids: table for table in tables.values()}.values():
+        own = [layer for layer in made if layer.kind == "Input" and layer.above == (table.ids,)]
+        source = own or [Layer("Input", table.ids, (), (table.ids,), _sizes(table.shape))]
+        made = [*source, *_split(table.ids, [layer for layer in made if layer not in own])]
+    return made
+
+
+def _embedding(blob: str, table: Table) -> Layer:
+    rows, width = table.values.shape
+    settings = {"0": str(width), "1": str(rows), "2": "0", "3": str(table.values.size)}
+    return Layer(
+        "Embed", f"embed_{blob}", (table.ids,), (blob,), settings, (Tensor("weight", table.values, tagged=True),)
+    )
+
+
+def _split(blob: str, layers: Sequence[Layer]) -> list[Layer]:
+    """In ncnn a blob goes to one layer; for several it is copied before."""
+    takers = [number for number, layer in enumerate(layers) if blob in layer.below]
+    if len(takers) < 2:  # noqa: PLR2004 - several
+        return list(layers)
+    copies = {number: f"{blob}_copy{i}" for i, number in enumerate(takers)}
+    told = [
+        replace(layer, below=tuple(copies[n] if word == blob else word for word in layer.below))
+        if n in copies
+        else layer
+        for n, layer in enumerate(layers)
+    ]
+    return [Layer("Split", f"split_{blob}", (blob,), tuple(copies.values()), {}), *told]
 
 
 def known(layers: Sequence[Layer]) -> list[Layer]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,15 +10,39 @@ import numpy as np
 from edgedistill.errors import ModelError
 
 from ._common import conversion, example
-from ._ncnn_prove import computed
 from ._ncnn_rewrite import rewritten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from edgedistill.types import Array, Signature
 
 _SAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Table:
+    """An embedding: its ids come from an input whose samples have this shape."""
+
+    ids: str
+    shape: tuple[int, ...]
+    values: Array
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A file that pnnx reads.
+
+    Attributes:
+        path: of the file.
+        inputs: one sample, in the order of the file's inputs.
+        tables: inputs that stand for rows of a table.
+    """
+
+    path: Path
+    inputs: Mapping[str, Array]
+    tables: Mapping[str, Table] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -37,7 +58,7 @@ class Origin:
 
     inputs: Mapping[str, Array]
     expected: Mapping[str, Array]
-    routes: Mapping[str, Callable[[Path], Path]]
+    routes: Mapping[str, Callable[[Path], Ready]]
     runtime: str
 
 
@@ -45,7 +66,7 @@ def of_torch(model: Any, name: str, signature: Signature, examples: Mapping[str,
     """A torch module: traced, traced after its attention is rewritten, or by way of ONNX."""
     import torch
 
-    inputs = _samples(signature, examples)
+    inputs = samples(signature, examples)
     rows = [
         tuple(torch.from_numpy(array[i : i + 1]) for array in inputs.values())
         for i in range(len(next(iter(inputs.values()))))
@@ -53,33 +74,14 @@ def of_torch(model: Any, name: str, signature: Signature, examples: Mapping[str,
     with conversion(name, "torch.export"), torch.no_grad():
         torch.export.export(model, rows[0])  # a trace would silently keep one branch of control flow on data
         answers = [[tensor.numpy() for tensor in flat(model(*row))] for row in rows]
-    routes: dict[str, Callable[[Path], Path]] = {
-        "trace": lambda folder: _traced(model, rows[0], folder),
-        "rewritten trace": lambda folder: _traced(rewritten(model, rows[0]), rows[0], folder),
-        "onnx": lambda folder: _exported(model, rows[0], folder),
+    one = {key: x[:1] for key, x in inputs.items()}
+    routes: dict[str, Callable[[Path], Ready]] = {
+        "trace": lambda folder: Ready(_traced(model, rows[0], folder), one),
+        "rewritten trace": lambda folder: Ready(_traced(rewritten(model, rows[0]), rows[0], folder), one),
+        "onnx": lambda folder: Ready(_exported(model, rows[0], folder), one),
     }
     outputs = [np.concatenate(arrays) for arrays in zip(*answers, strict=True)]
     return Origin(inputs, dict(zip((s.name for s in signature.outputs), outputs, strict=True)), routes, "torch")
-
-
-def of_onnx(model: Path, name: str, signature: Signature, examples: Mapping[str, Array] | None) -> Origin:
-    """An ONNX file at batch 1: as it is, or with its constant parts computed by onnxruntime.
-
-    Raises:
-        ModelError: it is no ONNX model, or onnxruntime does not run it.
-    """
-    inputs = _samples(signature, examples)
-    with tempfile.TemporaryDirectory() as folder:
-        expected = computed(model, "onnxruntime", inputs, Path(folder))
-    with conversion(name, "onnx"):
-        fixed = _fixed(model, inputs, expected)
-
-    def whole(folder: Path) -> Path:
-        path = folder / "m.onnx"
-        path.write_bytes(fixed)
-        return path
-
-    return Origin(inputs, expected, {"onnx": whole, "folded onnx": lambda to: _folded(whole(to))}, "onnxruntime")
 
 
 def flat(outputs: Any) -> list[Any]:
@@ -91,7 +93,7 @@ def flat(outputs: Any) -> list[Any]:
     return [outputs]
 
 
-def _samples(signature: Signature, examples: Mapping[str, Array] | None) -> dict[str, Array]:
+def samples(signature: Signature, examples: Mapping[str, Array] | None) -> dict[str, Array]:
     """A few: the first of the examples, or one made up and turned along its last axis, which keeps ids in range."""
     if examples is not None:
         return {spec.name: np.asarray(examples[spec.name][:_SAMPLES], spec.dtype) for spec in signature.inputs}
@@ -130,34 +132,4 @@ def _exported(model: Any, inputs: tuple[Any, ...], folder: Path) -> Path:
     if program is None:  # only without dynamo
         raise ModelError("torch.onnx.export returned nothing", where=str(path))
     program.save(str(path))
-    return path
-
-
-def _fixed(source: Path, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> bytes:
-    """The model as one file whose inputs and outputs have the shapes of one sample."""
-    import onnx
-
-    model = onnx.load(str(source))  # with the data that stands beside it
-    arrays = {**inputs, **outputs}
-    for value in (*model.graph.input, *model.graph.output):
-        if value.name in arrays:
-            shape = value.type.tensor_type.shape
-            del shape.dim[:]
-            for size in (1, *arrays[value.name].shape[1:]):
-                shape.dim.add().dim_value = size
-    del model.graph.value_info[:]  # inferred for another batch
-    data: bytes = model.SerializeToString(deterministic=True)
-    return data
-
-
-def _folded(path: Path) -> Path:
-    """Sizes and other constants computed, by onnxruntime's basic optimisations."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(path.with_name("folded.onnx"))
-    options.log_severity_level = 3
-    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    shutil.move(path.with_name("folded.onnx"), path)
     return path

@@ -15,19 +15,22 @@ from edgedistill.errors import ModelError
 from edgedistill.types import Artifact, Check, MacCount, Precision, Signature, State, TensorSpec, file_sha256
 
 from ._common import conversion, opens
-from ._ncnn_convert import named, pnnx, reshaped, sizes
+from ._ncnn_convert import named, pnnx, reshaped, sizes, spliced
 from ._ncnn_file import write
+from ._ncnn_onnx import of_onnx
 from ._ncnn_precisions import PRECISIONS as PRECISIONS  # noqa: PLC0414 - this exporter's, in a file of its own
 from ._ncnn_precisions import layers as layers  # noqa: PLC0414 - likewise
 from ._ncnn_precisions import quantize as quantize  # noqa: PLC0414 - likewise
 from ._ncnn_precisions import schemes as schemes  # noqa: PLC0414 - likewise
 from ._ncnn_prove import agree, computed
-from ._ncnn_routes import Origin, of_onnx, of_torch
+from ._ncnn_routes import of_torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from edgedistill.types import Array
+
+    from ._ncnn_routes import Origin, Ready
 
 REQUIRES = ("ncnn", "pnnx", "onnx", "onnxscript")
 TOOLS = ("torch", "ncnn", "pnnx", "onnx", "onnxscript")
@@ -65,13 +68,13 @@ def export(
     raise _refusal(name, failures)
 
 
-def _convert(origin: Origin, prepare: Callable[[Path], Path], folder: Path, path: Path) -> None:
+def _convert(origin: Origin, prepare: Callable[[Path], Ready], folder: Path, path: Path) -> None:
     """Write the file by one route, and compare it with the model."""
-    source, sample = prepare(folder), {key: x[:1] for key, x in origin.inputs.items()}
-    layers = pnnx(source, sample)
-    renamed = {f"in{i}": key for i, key in enumerate(origin.inputs)}
+    ready = prepare(folder)
+    renamed = {f"in{i}": key for i, key in enumerate(ready.inputs)}
     renamed |= {f"out{i}": key for i, key in enumerate(origin.expected)}
-    layers = named(layers, renamed, sizes(source, sample))
+    layers = named(pnnx(ready.path, ready.inputs), renamed, sizes(ready.path, ready.inputs))
+    layers = spliced(layers, ready.tables)
     write(path, layers)
     got = computed(path, "ncnn", origin.inputs, folder)
     for key, expected in origin.expected.items():
