@@ -53,13 +53,15 @@ def _source(graph: Any, name: str) -> str:
 
 
 def floats_alone(graph: Any) -> None:
-    """Inputs become floats, as they are in ncnn, and what would make them so is left out: pnnx loses the batch there."""
+    """Inputs become floats, as they are in ncnn; what would make them so is left out: pnnx loses the batch."""
     import onnx
 
+    ends = {value.name for value in graph.output}
     for value in graph.input:
         value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     for node in [node for node in graph.node if node.op_type == "Cast"]:
-        if node.attribute[0].i == onnx.TensorProto.FLOAT:
+        to = next(a.i for a in node.attribute if a.name == "to")
+        if to == onnx.TensorProto.FLOAT and node.output[0] not in ends:
             for taker in graph.node:
                 taker.input[:] = [node.input[0] if name == node.output[0] else name for name in taker.input]
             graph.node.remove(node)
@@ -69,17 +71,12 @@ def two_axes(graph: Any) -> None:
     """What is reduced along one axis is reduced along one more, of size 1: pnnx forgets an axis that stands alone."""
     import onnx
 
-    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for place, node in reversed(list(enumerate(graph.node))):
-        if (
-            node.op_type not in _REDUCTIONS
-            or len(node.input) != len(("data", "axes"))
-            or node.input[1] not in constants
-        ):
+        axes = constants.get(node.input[1]) if node.op_type in _REDUCTIONS and len(node.input) > 1 else None
+        if axes is None or axes.size != 1:
             continue
-        axes, keep = onnx.numpy_helper.to_array(constants[node.input[1]]), _kept(node)
-        if axes.size != 1:
-            continue
+        keep = next((a.i for a in node.attribute if a.name == "keepdims"), 1)
         name, axis = node.output[0], int(axes[0])
         both = [axis if axis >= 0 else axis - 1, -1]
         graph.initializer.append(onnx.helper.make_tensor(f"{name}_axes", onnx.TensorProto.INT64, [2], both))
@@ -92,10 +89,6 @@ def two_axes(graph: Any) -> None:
         graph.node.insert(place + 1, made)
         if keep:
             graph.node.insert(place + 2, onnx.helper.make_node("Squeeze", [reduced, f"{name}_last"], [name]))
-
-
-def _kept(node: Any) -> int:
-    return next((a.i for a in node.attribute if a.name == "keepdims"), 1)
 
 
 def _unused(graph: Any) -> list[Any]:
