@@ -99,13 +99,21 @@ def graph(path: Path) -> list[Layer]:
             Layer(kind, line[1], tuple(below), tuple(above), settings)
             for line, (kind, below, above, settings) in zip(lines, told, strict=True)
         ]
-        for layer in layers:
-            layout(layer.kind, layer.settings)  # before anything is read by it
+        _consistent(layers)
     except OSError as error:
         raise _unfit(path, f"it cannot be read: {error.strerror}") from error
     except (ValueError, IndexError, KeyError, ZeroDivisionError) as error:
         raise _unfit(path, f"it is no whole .param file: {error}") from error
     return layers
+
+
+def _consistent(layers: Sequence[Layer]) -> None:
+    made: set[str] = set()
+    for layer in layers:
+        layout(layer.kind, layer.settings)
+        for blob in set(layer.below) - made:
+            raise ValueError(f"no layer before {layer.kind} {layer.name} makes the blob {blob}")
+        made.update(layer.above)
 
 
 def _unfit(path: Path, why: str) -> ArtifactError:

@@ -49,7 +49,7 @@ def int8(artifact: Artifact, given: dict[str, Array], out: Path, scheme: Scheme 
 
 
 def outputs(artifact: Artifact, given: dict[str, Array], out: Path) -> dict[str, Array]:
-    np.savez(out / "in.npz", **given)  # type: ignore[arg-type]  # arrays by name
+    np.savez(out / "in.npz", **given)
     return compute_all(subjects([artifact])[0], out / "in.npz", out / "out.npz")
 
 
@@ -79,41 +79,67 @@ def by_integers(layer: nn.Conv2d | nn.Linear, x: Array, *, dynamic: bool = False
     assert layer.bias is not None
     bias = layer.bias.detach().numpy()
     if isinstance(layer, nn.Linear):
-        return (given @ codes.T).numpy() / (scale * taken) + bias
+        products: Array = (given @ codes.T).numpy() / (scale * taken) + bias
+        return products
     sums = nn.functional.conv2d(given, codes, None, layer.stride, layer.padding, layer.dilation, layer.groups).numpy()
     each: Array = sums / (scale[:, None, None] * taken) + bias[:, None, None]
     return each
 
 
-KERNELS = {
-    "3x3": nn.Conv2d(3, 10, 3, padding=1),
-    "winograd": nn.Conv2d(16, 24, 3, padding=1),
-    "1x1": nn.Conv2d(8, 16, 1),
-    "strided": nn.Conv2d(12, 32, 5, 2, 2),
-    "dilated": nn.Conv2d(4, 8, 3, padding=2, dilation=2),
-    "depthwise": nn.Conv2d(16, 16, 3, padding=1, groups=16),
-    "depthwise of few": nn.Conv2d(3, 3, 3, 2, 1, groups=3),
-    "dense": nn.Linear(40, 33),
-    "rows of a matrix": nn.Linear(24, 10),
+KERNELS: dict[str, tuple[nn.Conv2d | nn.Linear, tuple[int, ...]]] = {
+    "small": (nn.Conv2d(3, 10, 3, padding=1), (3, 12, 12)),
+    "winograd": (nn.Conv2d(16, 24, 3, padding=1), (16, 12, 12)),
+    "pointwise": (nn.Conv2d(8, 16, 1), (8, 12, 12)),
+    "strided": (nn.Conv2d(12, 32, 5, 2, 2), (12, 12, 12)),
+    "dilated": (nn.Conv2d(4, 8, 3, padding=2, dilation=2), (4, 12, 12)),
+    "depthwise": (nn.Conv2d(16, 16, 3, padding=1, groups=16), (16, 12, 12)),
+    "depthwise_odd": (nn.Conv2d(3, 3, 3, 2, 1, groups=3), (3, 12, 12)),
+    "dense": (nn.Linear(40, 33), (40,)),
+    "product": (nn.Linear(24, 10), (7, 24)),
 }
 
 
-@pytest.mark.parametrize("name", KERNELS)
-def test_kernels_compute_what_integer_arithmetic_does(name: str, tmp_path: Path) -> None:
-    layer, rng = KERNELS[name], np.random.default_rng(3)
+class Kernels(nn.Module):
+    """All of them side by side, each with an input and an output of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict({name: layer for name, (layer, _) in KERNELS.items()})
+
+    def forward(
+        self, small: torch.Tensor, winograd: torch.Tensor, pointwise: torch.Tensor, strided: torch.Tensor,
+        dilated: torch.Tensor, depthwise: torch.Tensor, depthwise_odd: torch.Tensor, dense: torch.Tensor,
+        product: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:  # fmt: skip
+        given = (small, winograd, pointwise, strided, dilated, depthwise, depthwise_odd, dense, product)
+        return {f"y_{name}": self.layers[name](x) for name, x in zip(KERNELS, given, strict=True)}
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
+    """Inputs, exact outputs, and those of the int8 file."""
+    out, rng = tmp_path_factory.mktemp("kernels"), np.random.default_rng(3)
+    module = Kernels()
     with torch.no_grad():
-        for parameter in layer.parameters():
+        for parameter in module.parameters():
             parameter.copy_(torch.from_numpy(rng.standard_normal(parameter.shape)))
-    rows = name == "rows of a matrix"
-    shape = (layer.in_channels, 12, 12) if isinstance(layer, nn.Conv2d) else (7, 24) if rows else (40,)
-    x = rng.standard_normal((3, *shape)).astype(np.float32)
-    artifact, exact = written(layer, {"x": x}, tmp_path)
-    expected = by_integers(layer, x, dynamic=rows)
-    found = next(iter(outputs(int8(artifact, {"x": x}, tmp_path), {"x": x}, tmp_path).values()))
+    given = {name: rng.standard_normal((3, *shape)).astype(np.float32) for name, (_, shape) in KERNELS.items()}
+    artifact, exact = written(module, given, out)
+    made = int8(artifact, given, out)
+    assert load_exporter("ncnn").count_macs(made).integer_share == 1.0
+    return given, exact, outputs(made, given, out)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_compute_what_integer_arithmetic_does(
+    name: str, kernels: tuple[dict[str, Array], dict[str, Array], dict[str, Array]]
+) -> None:
+    given, exact, found = kernels[0][name], kernels[1][f"y_{name}"], kernels[2][f"y_{name}"]
+    expected = by_integers(KERNELS[name][0], given, dynamic=name == "product")
     near = 1e-4 + 2e-4 * np.abs(expected).max()  # depthwise kernels multiply by a reciprocal of 12 bits
     assert (np.abs(found - expected) > near).mean() < 2e-3  # an input between two codes may go to either
     assert np.abs(found - expected).max() < 0.1
-    assert (np.abs(exact["output"] - expected) > near).mean() > 0.8  # floats would have been told
+    assert (np.abs(exact - expected) > near).mean() > 0.8  # floats would have been told
 
 
 def test_grouped_convolutions_stay_float(tmp_path: Path) -> None:
@@ -130,9 +156,12 @@ def test_grouped_convolutions_stay_float(tmp_path: Path) -> None:
 
 
 ZOO_DB = {
-    "mobilenet-32": 40.0, "shufflenet": 33.0, "vit": 32.0, "text-encoder": 34.0, "gru": 38.0,
-    "bidirectional-lstm": 42.0, "stock-transformer": 33.0,
-}  # fmt: skip
+    "mobilenet-32": 43.0,
+    "vit": 31.0,
+    "text-encoder": 34.0,
+    "bidirectional-lstm": 43.0,
+    "stock-transformer": 33.0,
+}
 """About 4 dB below what was measured; docs/ncnn.md has the whole zoo."""
 
 
@@ -143,17 +172,17 @@ def test_students_of_many_kinds_compute_something_close(name: str, tmp_path: Pat
     artifact, expected = written(module, given, tmp_path)
     made = int8(artifact, given, tmp_path)
     assert signal_db(expected["output"], outputs(made, given, tmp_path)["output"]) > ZOO_DB[name]
-    assert made.size_bytes < (0.40 if name != "shufflenet" else 0.60) * artifact.size_bytes  # its groups stay float
-    if name not in ("gru", "bidirectional-lstm"):  # recurrent layers are not counted
-        assert load_exporter("ncnn").count_macs(made).integer_share > 0.6
+    assert made.size_bytes < 0.35 * artifact.size_bytes
+    assert load_exporter("ncnn").count_macs(made).integer_share > 0.9
 
 
 def test_a_recurrent_layer_takes_a_silent_step(tmp_path: Path) -> None:
     """ncnn divides by the largest magnitude of each step; of one without any it must not make NaN."""
     module, samples = built(ZOO["gru"])
     given = {"signal": samples[0].numpy()}
-    artifact, _ = written(module, given, tmp_path)
+    artifact, lively = written(module, given, tmp_path)
     made = int8(artifact, given, tmp_path)
+    assert signal_db(lively["output"], outputs(made, given, tmp_path)["output"]) > 39
     silent = {"signal": np.zeros_like(given["signal"])}
     with torch.no_grad():
         expected = module(torch.zeros_like(samples[0])).numpy()
@@ -173,9 +202,10 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Array, A
     net = ConvNet(1, 10, width=16, depth=2)
     optimizer = torch.optim.AdamW(net.parameters(), 0.01)
     for epoch in range(12):
-        for rows in torch.randperm(898, generator=torch.Generator().manual_seed(epoch)).split(64):
+        for rows in np.array_split(np.random.default_rng(epoch).permutation(898), 15):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(net(torch.from_numpy(x)[rows]), torch.from_numpy(labels)[rows]).backward()
+            loss = nn.functional.cross_entropy(net(torch.from_numpy(x[rows])), torch.from_numpy(labels[rows]))
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's
             optimizer.step()
     out = tmp_path_factory.mktemp("digits")
     artifact, _ = written(net, {"image": x[:8]}, out)
@@ -284,7 +314,7 @@ def test_thresholds_are_those_of_brute_force(shape: str) -> None:
     assert abs(top * ranges._percentile(counts) - exact) <= top / 2048
 
 
-def test_one_wild_sample_is_clipped_by_all_but_min_max(tmp_path: Path) -> None:
+def test_one_wild_value_is_clipped_by_percentiles(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10))
     x = np.random.default_rng(0).standard_normal((200, 1, 8, 8)).astype(np.float32)
@@ -300,7 +330,7 @@ def test_one_wild_sample_is_clipped_by_all_but_min_max(tmp_path: Path) -> None:
         for scheme in load_exporter("ncnn").schemes(INT8)
     }
     assert found["percentile"] > found["min-max"] + 5
-    assert found["mse"] > found["min-max"] + 5
+    assert found["mse"] >= found["min-max"]  # to clip it would cost more than all rounding
 
 
 def test_samples_without_a_range_are_refused(tmp_path: Path) -> None:
