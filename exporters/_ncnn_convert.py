@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from edgedistill.errors import ModelError
 
-from ._ncnn_file import Layer, Tensor, read
+from ._ncnn_file import Layer, read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from edgedistill.types import Array
-
-    from ._ncnn_routes import Table
 
 TIMEOUT_S = 1800
 _TYPES = {"float32": "f32", "int64": "i64", "int32": "i32", "bool": "i64", "float16": "f16", "float64": "f64"}
@@ -50,44 +48,6 @@ def sizes(source: Path, inputs: Mapping[str, Array]) -> dict[str, tuple[int, ...
         marks = (f"in{number}.numpy(), batch_index=0", f"in{number}.squeeze(0)")  # as new and as old versions say it
         found[name] = tuple(x.shape[1:] if any(mark in script for mark in marks) else x.shape)
     return found
-
-
-def spliced(layers: Sequence[Layer], tables: Mapping[str, Table]) -> list[Layer]:
-    """Inputs that stand for rows of a table become embeddings of the ids that choose them."""
-    made = [
-        _embedding(layer.above[0], tables[layer.above[0]])
-        if layer.kind == "Input" and layer.above[0] in tables
-        else layer
-        for layer in layers
-    ]
-    for table in {table.ids: table for table in tables.values()}.values():
-        own = [layer for layer in made if layer.kind == "Input" and layer.above == (table.ids,)]
-        source = own or [Layer("Input", table.ids, (), (table.ids,), _sizes(table.shape))]
-        made = [*source, *_split(table.ids, [layer for layer in made if layer not in own])]
-    return made
-
-
-def _embedding(blob: str, table: Table) -> Layer:
-    rows, width = table.values.shape
-    settings = {"0": str(width), "1": str(rows), "2": "0", "3": str(table.values.size)}
-    return Layer(
-        "Embed", f"embed_{blob}", (table.ids,), (blob,), settings, (Tensor("weight", table.values, tagged=True),)
-    )
-
-
-def _split(blob: str, layers: Sequence[Layer]) -> list[Layer]:
-    """In ncnn a blob goes to one layer; for several it is copied before."""
-    takers = [number for number, layer in enumerate(layers) if blob in layer.below]
-    if len(takers) < 2:  # noqa: PLR2004 - several
-        return list(layers)
-    copies = {number: f"{blob}_copy{i}" for i, number in enumerate(takers)}
-    told = [
-        replace(layer, below=tuple(copies[n] if word == blob else word for word in layer.below))
-        if n in copies
-        else layer
-        for n, layer in enumerate(layers)
-    ]
-    return [Layer("Split", f"split_{blob}", (blob,), tuple(copies.values()), {}), *told]
 
 
 def known(layers: Sequence[Layer]) -> list[Layer]:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._common import conversion
-from ._ncnn_onnx_rewrite import embeddings_apart, floats_alone, two_axes
+from ._ncnn_onnx_rewrite import plain, two_axes
 from ._ncnn_prove import computed
-from ._ncnn_routes import Origin, Ready, samples
+from ._ncnn_routes import Origin, samples
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,11 +28,10 @@ def of_onnx(model: Path, name: str, signature: Signature, examples: Mapping[str,
         expected = computed(model, "onnxruntime", inputs, Path(folder))
     with conversion(name, "onnx"):
         fixed = _fixed(model, inputs, expected)
-    one = {key: rows[:1] for key, rows in inputs.items()}
     routes = {
-        "onnx": lambda folder: Ready(_saved(fixed, folder), one),
-        "folded onnx": lambda folder: Ready(_folded(_saved(fixed, folder)), one),
-        "rewritten onnx": lambda folder: _rewritten(_folded(_saved(fixed, folder)), one),
+        "onnx": lambda folder: _saved(fixed, folder),
+        "folded onnx": lambda folder: _folded(_saved(fixed, folder)),
+        "rewritten onnx": lambda folder: _rewritten(_folded(_saved(fixed, folder))),
     }
     return Origin(inputs, expected, routes, "onnxruntime")
 
@@ -74,12 +73,10 @@ def _folded(path: Path) -> Path:
     return folded.replace(path)
 
 
-def _rewritten(path: Path, inputs: Mapping[str, Array]) -> Ready:
-    """Without what pnnx gets wrong of ONNX: embeddings, conversions of types, reductions along one axis."""
+def _rewritten(path: Path) -> Path:
     import onnx
 
     model = onnx.load(str(path))
-    given, tables = embeddings_apart(model.graph, inputs)
-    floats_alone(model.graph)
+    plain(model.graph)
     two_axes(model.graph)
-    return Ready(_saved(model, path.parent), {name: rows.astype("float32") for name, rows in given.items()}, tables)
+    return _saved(model, path.parent)

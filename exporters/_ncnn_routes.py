@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,30 +22,6 @@ _SAMPLES = 3
 
 
 @dataclass(frozen=True)
-class Table:
-    """An embedding: its ids come from an input whose samples have this shape."""
-
-    ids: str
-    shape: tuple[int, ...]
-    values: Array
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A file that pnnx reads.
-
-    Attributes:
-        path: of the file.
-        inputs: one sample, in the order of the file's inputs.
-        tables: inputs that stand for rows of a table.
-    """
-
-    path: Path
-    inputs: Mapping[str, Array]
-    tables: Mapping[str, Table] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Origin:
     """A model on its way.
 
@@ -58,7 +34,7 @@ class Origin:
 
     inputs: Mapping[str, Array]
     expected: Mapping[str, Array]
-    routes: Mapping[str, Callable[[Path], Ready]]
+    routes: Mapping[str, Callable[[Path], Path]]
     runtime: str
 
 
@@ -74,11 +50,10 @@ def of_torch(model: Any, name: str, signature: Signature, examples: Mapping[str,
     with conversion(name, "torch.export"), torch.no_grad():
         torch.export.export(model, rows[0])  # a trace would silently keep one branch of control flow on data
         answers = [[tensor.numpy() for tensor in flat(model(*row))] for row in rows]
-    one = {key: x[:1] for key, x in inputs.items()}
-    routes: dict[str, Callable[[Path], Ready]] = {
-        "trace": lambda folder: Ready(_traced(model, rows[0], folder), one),
-        "rewritten trace": lambda folder: Ready(_traced(rewritten(model, rows[0]), rows[0], folder), one),
-        "onnx": lambda folder: Ready(_exported(model, rows[0], folder), one),
+    routes: dict[str, Callable[[Path], Path]] = {
+        "trace": lambda folder: _traced(model, rows[0], folder),
+        "rewritten trace": lambda folder: _traced(rewritten(model, rows[0]), rows[0], folder),
+        "onnx": lambda folder: _exported(model, rows[0], folder),
     }
     outputs = [np.concatenate(arrays) for arrays in zip(*answers, strict=True)]
     return Origin(inputs, dict(zip((s.name for s in signature.outputs), outputs, strict=True)), routes, "torch")

@@ -15,7 +15,7 @@ from edgedistill.errors import ModelError
 from edgedistill.types import Artifact, Check, MacCount, Precision, Signature, State, TensorSpec, file_sha256
 
 from ._common import conversion, opens
-from ._ncnn_convert import named, pnnx, reshaped, sizes, spliced
+from ._ncnn_convert import named, pnnx, reshaped, sizes
 from ._ncnn_file import write
 from ._ncnn_onnx import of_onnx
 from ._ncnn_precisions import PRECISIONS as PRECISIONS  # noqa: PLC0414 - this exporter's, in a file of its own
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from edgedistill.types import Array
 
-    from ._ncnn_routes import Origin, Ready
+    from ._ncnn_routes import Origin
 
 REQUIRES = ("ncnn", "pnnx", "onnx", "onnxscript")
 TOOLS = ("torch", "ncnn", "pnnx", "onnx", "onnxscript")
@@ -68,13 +68,12 @@ def export(
     raise _refusal(name, failures)
 
 
-def _convert(origin: Origin, prepare: Callable[[Path], Ready], folder: Path, path: Path) -> None:
+def _convert(origin: Origin, prepare: Callable[[Path], Path], folder: Path, path: Path) -> None:
     """Write the file by one route, and compare it with the model."""
-    ready = prepare(folder)
-    renamed = {f"in{i}": key for i, key in enumerate(ready.inputs)}
+    source, sample = prepare(folder), {key: rows[:1] for key, rows in origin.inputs.items()}
+    renamed = {f"in{i}": key for i, key in enumerate(origin.inputs)}
     renamed |= {f"out{i}": key for i, key in enumerate(origin.expected)}
-    layers = named(pnnx(ready.path, ready.inputs), renamed, sizes(ready.path, ready.inputs))
-    layers = spliced(layers, ready.tables)
+    layers = named(pnnx(source, sample), renamed, sizes(source, sample))
     write(path, layers)
     got = computed(path, "ncnn", origin.inputs, folder)
     for key, expected in origin.expected.items():
@@ -97,7 +96,8 @@ def _refusal(name: str, failures: dict[str, ModelError]) -> ModelError:
         where=first.where or name,
         expected="operators that ncnn has, on tensors of at most four axes with the batch left out",
         got=first.got or first.message,
-        fix="write the operation with matrix products, slices and reshapes of four axes, or leave ncnn out",
+        fix="write the operation with matrix products, slices and reshapes of four axes, give the torch model where this "
+        "is an ONNX file, or leave ncnn out",
     )
 
 
