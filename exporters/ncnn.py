@@ -96,8 +96,8 @@ def _refusal(name: str, failures: dict[str, ModelError]) -> ModelError:
         where=first.where or name,
         expected="operators that ncnn has, on tensors of at most four axes with the batch left out",
         got=first.got or first.message,
-        fix="write the operation with matrix products, slices and reshapes of four axes, give the torch model where this "
-        "is an ONNX file, or leave ncnn out",
+        fix="write the operation with matrix products, slices and reshapes of four axes, give the torch model where "
+        "this is an ONNX file, or leave ncnn out",
     )
 
 

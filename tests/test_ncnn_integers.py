@@ -22,8 +22,7 @@ from edgedistill.recipe_export import Quantize
 from edgedistill.students.convnet import ConvNet
 from edgedistill.students.signature import parameters_of
 from edgedistill.types import Precision, Scheme
-from tests.test_quantizing import exported as lopsided
-from tests.test_quantizing import judged
+from tests import test_quantizing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -280,10 +279,10 @@ def test_attention_is_counted_whole(tmp_path: Path) -> None:
 
 
 def test_layers_return_to_float_until_the_loss_is_within_the_margin(tmp_path: Path) -> None:
-    artifact, samples = lopsided("ncnn", tmp_path)
+    artifact, samples = test_quantizing.exported("ncnn", tmp_path)
     (tmp_path / "out").mkdir()
     settings = Quantize(candidates="default", max_drop=0.02)
-    choice = choose(artifact, INT8, judged(samples, tmp_path), settings, Benchmark(), tmp_path / "out")
+    choice = choose(artifact, INT8, test_quantizing.judged(samples, tmp_path), settings, Benchmark(), tmp_path / "out")
     assert choice.rows[0]["drop"] > 0.02
     assert choice.met
     assert 0 < len(choice.keep_float) < len(load_exporter("ncnn").layers(artifact))
@@ -345,3 +344,9 @@ def test_samples_without_a_range_are_refused(tmp_path: Path) -> None:
     artifact, _ = written(nn.Sequential(nn.ConvTranspose2d(1, 4, 2), nn.Sigmoid()), given, tmp_path)
     with pytest.raises(ModelError, match="no layer for int8"):
         int8(artifact, given, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", [0, 2])
+def test_memory_is_flat_in_the_number_of_samples(scheme: int, tmp_path: Path) -> None:
+    test_quantizing.test_memory_is_flat_in_the_number_of_samples("ncnn", scheme, tmp_path)
