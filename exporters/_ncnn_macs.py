@@ -9,7 +9,7 @@ from edgedistill.types import MacCount
 
 from ._ncnn_file import graph
 from ._ncnn_integers import runs_on_integers
-from ._ncnn_run import blobs, zeros
+from ._ncnn_run import blobs, opened, zeros
 
 if TYPE_CHECKING:
     from edgedistill.types import Artifact
@@ -30,7 +30,7 @@ def count(artifact: Artifact) -> MacCount:
     """
     layers = [layer for layer in graph(artifact.path) if layer.kind in _COUNTED]
     names = [blob for layer in layers for blob in (*layer.below, layer.above[0])]
-    (found,) = blobs(artifact, names, [zeros(artifact)])
+    (found,) = blobs(artifact, opened(artifact), names, [zeros(artifact)])
     total = integer = 0
     for layer in layers:
         below, above = [found[blob].shape for blob in layer.below], found[layer.above[0]].shape

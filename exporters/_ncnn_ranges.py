@@ -10,7 +10,7 @@ from edgedistill.errors import DataError
 from edgedistill.types import Scheme
 
 from ._ncnn_integers import LEVELS
-from ._ncnn_run import blobs
+from ._ncnn_run import blobs, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,8 +42,8 @@ def thresholds(
         return {}
     if not all(len(rows) for rows in calibration.values()):
         raise _unfit("there are no calibration samples")
-    largest = dict.fromkeys(names, 0.0)
-    for number, found in enumerate(blobs(artifact, names, _samples(calibration))):
+    net, largest = opened(artifact), dict.fromkeys(names, 0.0)
+    for number, found in enumerate(blobs(artifact, net, names, _samples(calibration))):
         for name, blob in found.items():
             top = float(np.abs(blob).max())
             if not np.isfinite(top):
@@ -53,7 +53,7 @@ def thresholds(
     if choose is None:
         return largest
     counts = {name: np.zeros(_BINS, np.int64) for name in names}
-    for found in blobs(artifact, names, _samples(calibration)):
+    for found in blobs(artifact, net, names, _samples(calibration)):
         for name, blob in found.items():
             counts[name] += _histogram(blob, largest[name])
     return {name: largest[name] * choose(counts[name]) for name in names}

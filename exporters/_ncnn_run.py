@@ -12,6 +12,7 @@ from edgedistill.errors import ArtifactError
 from edgedistill.types import State
 
 from ._common import opens
+from ._ncnn_file import graph
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -19,27 +20,30 @@ if TYPE_CHECKING:
     from edgedistill.types import Array, Artifact
 
 
-def blobs(
-    artifact: Artifact, names: Iterable[str], samples: Iterable[Mapping[str, Array]]
-) -> Iterator[dict[str, Array]]:
-    """The named blobs for each sample, one sample after the other; a sample: input name -> array without a batch.
-
-    The file is first opened in a process of its own: ncnn may die of a damaged one.
+def opened(artifact: Artifact) -> Any:
+    """The file in ncnn, in this process, after it has run in a process of its own: ncnn may die of a damaged one.
 
     Raises:
-        ArtifactError: ncnn refuses the file or a sample.
+        ArtifactError: ncnn refuses the file.
     """
     check = opens(artifact, "ncnn")
     if check.state is not State.PASS:
         raise _refused(artifact, check.reason)
-    ncnn: Any = import_module("ncnn")  # a compiled module that type checkers cannot read
-    net = ncnn.Net()
+    kinds = {layer.kind for layer in graph(artifact.path)}
+    net = agent._ncnn_net(str(artifact.path), kinds, 1)  # noqa: SLF001 - computed as the agent computes
     net.opt.lightmode = False  # keep what lies between
-    net.opt.num_threads = 1
-    for flag, value in agent._NCNN_FLAGS.items():  # noqa: SLF001 - computed as the agent computes
-        setattr(net.opt, flag, value)
-    if net.load_param(str(artifact.path)) != 0 or net.load_model(str(artifact.path.with_suffix(".bin"))) != 0:
-        raise _refused(artifact, "ncnn cannot read it")
+    return net
+
+
+def blobs(
+    artifact: Artifact, net: Any, names: Iterable[str], samples: Iterable[Mapping[str, Array]]
+) -> Iterator[dict[str, Array]]:
+    """The named blobs for each sample, one sample after the other; a sample: input name -> array without a batch.
+
+    Raises:
+        ArtifactError: ncnn does not run a sample.
+    """
+    ncnn: Any = import_module("ncnn")  # a compiled module that type checkers cannot read
     inputs = agent._ncnn_inputs(agent._ncnn_layers(str(artifact.path)))  # noqa: SLF001 - the reader of the format
     wanted = list(dict.fromkeys(names))
     for sample in samples:
