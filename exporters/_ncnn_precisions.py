@@ -26,7 +26,7 @@ _ROUNDS = 12
 
 
 def schemes(precision: Precision) -> tuple[Scheme, ...]:
-    """Ways to static int8, the default first: how far activations reach before they are clipped."""
+    """Ways to static int8, the default first: how far activations reach, and whether some layers stay float."""
     return SCHEMES if precision is Precision.INT8_STATIC else (Scheme(precision.short),)
 
 
@@ -76,7 +76,8 @@ def quantize(
 
 
 def _static(artifact: Artifact, base: Sequence[Layer], calibration: Mapping[str, Array], chosen: Scheme) -> list[Layer]:
-    whole = {layer.name for layer in base if quantizable(layer)} - set(chosen.keep_float)
+    kinds = chosen.options.get("float", ())
+    whole = {layer.name for layer in base if quantizable(layer) and layer.kind not in kinds} - set(chosen.keep_float)
     copied = {blob: layer.below[0] for layer in base if layer.kind == "Split" for blob in layer.above}
     inputs = {
         layer.name: copied.get(layer.below[0], layer.below[0])

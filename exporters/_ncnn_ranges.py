@@ -21,7 +21,9 @@ SCHEMES = (
     Scheme("min-max", {"threshold": "max"}),
     Scheme("percentile", {"threshold": "percentile"}),
     Scheme("mse", {"threshold": "mse"}),
+    Scheme("min-max-float-depthwise", {"threshold": "max", "float": ["ConvolutionDepthWise"]}),
 )
+"""The last one because ncnn's integer depthwise convolutions can be slower than its float ones."""
 _BINS = 2048
 _PERCENT = 99.99
 _TRIED = 64
