@@ -59,7 +59,8 @@ def quantize(
             raise _nothing(artifact, base, precision)
         made = _static(artifact, base, calibration, chosen)
     else:
-        made = [_stored(layer, precision) for layer in base]
+        largest = max((tensor.values.size for layer in base for tensor in layer.tensors if tensor.tagged), default=0)
+        made = [_stored(layer, precision, min(_WORTH, largest)) for layer in base]
         if all(tensor.values.dtype == np.float32 for layer in made for tensor in layer.tensors):
             raise _nothing(artifact, base, precision)
     path = out / f"{artifact.model}-{precision.short}.ncnn.param"
@@ -93,9 +94,17 @@ def _static(artifact: Artifact, base: Sequence[Layer], calibration: Mapping[str,
     ]
 
 
-def _stored(layer: Layer, precision: Precision) -> Layer:
-    pack = _half if precision is Precision.FP16 else _coded
-    return replace(layer, tensors=tuple(pack(tensor) if tensor.tagged else tensor for tensor in layer.tensors))
+def _stored(layer: Layer, precision: Precision, least: int) -> Layer:
+    """With other weights; `least`: how many are worth a table, the most that there are if none has enough."""
+    tensors = []
+    for tensor in layer.tensors:
+        if not tensor.tagged:
+            tensors.append(tensor)
+        elif precision is Precision.FP16:
+            tensors.append(_half(tensor))
+        else:
+            tensors.append(_coded(tensor) if tensor.values.size >= least else tensor)
+    return replace(layer, tensors=tuple(tensors))
 
 
 def _half(tensor: Tensor) -> Tensor:
@@ -107,8 +116,6 @@ def _half(tensor: Tensor) -> Tensor:
 
 def _coded(tensor: Tensor) -> Tensor:
     """As codes of 8 bits into a table of the tensor's own."""
-    if tensor.values.size < _WORTH:
-        return tensor
     table = codebook(tensor.values)
     return replace(tensor, values=codes(tensor.values, table), table=table)
 
@@ -142,7 +149,7 @@ def _nothing(artifact: Artifact, base: Sequence[Layer], precision: Precision) ->
     return ModelError(
         f"{artifact.id} has no layer for {precision.short}",
         where=artifact.id,
-        expected=", ".join(FORMS) if precision is Precision.INT8_STATIC else "layers with enough weights",
+        expected=", ".join(FORMS) if precision is Precision.INT8_STATIC else "layers with weights",
         got=kinds,
         fix=f"leave {precision.short} out of the precisions",
     )

@@ -136,6 +136,15 @@ def test_a_codebook_is_near_the_best(spread: str) -> None:
         assert error < 0.25 * step**2 / 12
 
 
+def test_of_a_small_model_the_largest_tensor_is_coded(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source = of_module(nn.Sequential(nn.Conv2d(4, 2, 3), nn.Conv2d(2, 3, 1)), GIVEN, "net")
+    fp32 = NCNN.export(source.model, "net", source.signature, tmp_path, GIVEN)
+    made = NCNN.quantize(fp32, Precision.INT8_WEIGHTS, {}, tmp_path)
+    assert [tag for tag, _ in decoded(made.path.with_suffix(".bin"), [(2, 4, 3, 3), (3, 2, 1, 1)])] == [1, 0]
+    assert np.abs(run(made, tmp_path) - source.expected["output"]).max() < 1e-2
+
+
 def test_half_of_a_file_and_a_quarter_of_it(base: Artifact, tmp_path: Path) -> None:
     sizes = {
         precision: NCNN.quantize(base, precision, GIVEN, tmp_path).path.with_suffix(".bin").stat().st_size
