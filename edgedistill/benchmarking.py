@@ -128,7 +128,7 @@ def measure_files(
     measurements = []
     for reference in references:
         own = [subject for subject in found if _partner(subject, references) is reference]
-        measurements += _measure_beside(own, reference, settings, on_step, samples, inputs)
+        measurements += measure_beside(own, reference, settings, on_step, samples, inputs)
     return measurements
 
 
@@ -137,13 +137,13 @@ def _partner(subject: Subject, references: Sequence[Subject]) -> Subject:
     return next((r for r in references if r.runtime == subject.runtime), references[0])
 
 
-def _measure_beside(
+def measure_beside(
     own: Sequence[Subject],
     reference: Subject,
     settings: Benchmark,
     on_step: Callable[[int, int, str], None],
-    samples: Samples | None,
-    inputs: Path | None,
+    samples: Samples | None = None,
+    inputs: Path | None = None,
 ) -> list[Json]:
     """Rounds of reference, candidate, reference, candidate, ..., reference; then everyone's measurement and answer."""
     around = [subject for candidate in own for subject in (reference, candidate)] + [reference]

@@ -12,6 +12,7 @@ import typer
 
 from edgedistill.cli_arm import app as arm_app
 from edgedistill.cli_export import export
+from edgedistill.cli_parity import parity
 from edgedistill.cli_shared import AsJson, Debug, Overrides, Stdout, artifact_of, complain, console, emit, say
 from edgedistill.errors import EdgeDistillError, UsageError
 
@@ -185,35 +186,6 @@ def verify(
 
 
 @app.command()
-def parity(
-    reference: Annotated[Path, typer.Argument(help="An artifact: .onnx, .tflite, .xml.")],
-    artifact: Annotated[Path, typer.Argument(help="Another, perhaps of another format.")],
-    inputs: Annotated[
-        Path | None,
-        typer.Option(
-            "--inputs",
-            help="Model-ready samples (.npz, first axis: samples). Default: 32 seeded normal ones.",
-        ),
-    ] = None,
-    device: Annotated[
-        str, typer.Option("--device", help="Where the second file is computed, such as arm:cortex-a53.")
-    ] = "cpu",
-    as_json: AsJson = False,
-    debug: Debug = False,  # noqa: ARG001 - read in main
-) -> int:
-    """Do two files compute the same thing? Compared in every runtime installed; exit code 1 if not."""
-    from edgedistill.comparing import compare_files
-    from edgedistill.recipe import ParitySettings
-
-    found = compare_files(artifact_of(reference), artifact_of(artifact), inputs, ParitySettings(), device)
-    if as_json:
-        emit({"parity": found.to_json()})
-    else:
-        say(f"{found.state.value}: {found.reason} (n = {found.n}, {found.runtime}, max abs {found.max_abs:.3e})")
-    return 0 if found.state == "pass" else 1
-
-
-@app.command()
 def benchmark(
     artifacts: Annotated[list[Path], typer.Argument(help="Files: .onnx, .tflite, .xml, .param.")],
     device: Annotated[list[str] | None, typer.Option("--device", help="Where. Default: cpu.")] = None,
@@ -344,6 +316,7 @@ def _cores(text: str) -> list[int]:
 
 
 app.command()(export)
+app.command()(parity)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from edgedistill.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from edgedistill.recipe_export import Quantize
     from edgedistill.types import Array, Json
 
 
@@ -23,11 +24,42 @@ def export(
     out: Annotated[Path, typer.Option("-o", "--output", help="Folder for the files and export.json.")],
     to: Annotated[str, typer.Option("--to", help="Formats (`edgedistill plugins`).")] = "onnx,tflite,openvino",
     precision: Annotated[
-        str, typer.Option("--precision", help="fp32 is always written; int8 needs --calibration.")
+        str,
+        typer.Option(
+            "--precision",
+            help="fp32 (always written), fp16, int8 (needs --calibration), int8-dynamic, int8-weights, int4-weights.",
+        ),
     ] = "fp32",
     calibration: Annotated[
         Path | None, typer.Option("--calibration", help="Model-ready samples, an .npz with an array for each input.")
     ] = None,
+    validation: Annotated[
+        Path | None,
+        typer.Option(
+            "--validation",
+            help="Other samples that choose between candidates, class numbers under `labels` (.npz). Default: the last quarter of --calibration.",
+        ),
+    ] = None,
+    candidates: Annotated[
+        str,
+        typer.Option("--candidates", help="auto: every scheme is measured; default: the first; or schemes by name."),
+    ] = "auto",
+    max_drop: Annotated[
+        float,
+        typer.Option(
+            "--max-drop",
+            min=0.0,
+            max=1.0,
+            help="Quality that a file may lose against fp32; beyond, layers return to float.",
+        ),
+    ] = 0.01,
+    device: Annotated[
+        str, typer.Option("--device", help="Where latency is measured (`edgedistill devices list`).")
+    ] = "cpu",
+    licence: Annotated[
+        str,
+        typer.Option("--licence", help="Under which the files are given away, an SPDX name; it stands inside them."),
+    ] = "",
     inputs: Annotated[
         Path | None, typer.Option("--inputs", help="Samples to prove the files with (.npz). Default: seeded ones.")
     ] = None,
@@ -48,7 +80,7 @@ def export(
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
     """Export a model to several runtimes and prove every file. Exit code 1 if a file departs from the model."""
-    from edgedistill.exporting import write
+    from edgedistill.exporting import Settings, write
     from edgedistill.progress import TerminalWatch
     from edgedistill.sources import Options, load
 
@@ -62,14 +94,16 @@ def export(
     )
     watch, log = TerminalWatch(), out.with_name(f".{out.name}.log")
     with watch.bar, watch.captured(log):  # converters are talkative
-        source = load(model, options, _arrays(inputs, "--inputs"))
-        document = write(
-            source, out, _words(to, "--to"), _words(precision, "--precision"), _arrays(calibration, "--calibration"),
-            opset, watch.step,
+        source = load(model, options, arrays_of(inputs, "--inputs"))
+        settings = Settings(
+            _words(to, "--to"), _words(precision, "--precision"), arrays_of(calibration, "--calibration"),
+            arrays_of(validation, "--validation"), _quantize(candidates, max_drop),
+            Settings().benchmark.model_copy(update={"device": device}), opset, licence,
         )  # fmt: skip
+        document = write(source, out, settings, watch.step)
     log.replace(out / "export.log")
     if as_json:
-        emit({"output": str(out), "artifacts": document["artifacts"]})
+        emit({"output": str(out), **{key: value for key, value in document.items() if key != "schema"}})
     else:
         _show(document, out)
     return 0 if all(artifact["parity"]["state"] == "pass" for artifact in document["artifacts"]) else 1
@@ -91,6 +125,31 @@ def _show(document: Json, out: Path) -> None:
         )  # fmt: skip
     console().print(table)
     say(f"n = {document['artifacts'][0]['parity']['n']} samples, measured here")
+    for artifact in document["artifacts"]:
+        for row in artifact.get("candidates", []):
+            _say_candidate(artifact, row)
+    for row in document.get("recommendations", []):
+        say(f"ship in {row['runtime']} on {row['device']}: {row['artifact']} ({row['why']})")
+
+
+def _say_candidate(artifact: Json, row: Json) -> None:
+    if row["quality"] is None:
+        say(f"{artifact['id']}: {row['scheme']} {row['state']}")
+        return
+    ratio = row["latency_ratio_to_fp32"]
+    latency = f", {ratio:.2f} x the latency of fp32 on {row['device']}" if ratio is not None else ""
+    kept = f", {len(row['keep_float'])} layers in float" if row["keep_float"] else ""
+    say(
+        f"{artifact['id']}: {row['scheme']}{kept}: {row['metric']} {row['quality']:.4f} (fp32 {row['quality_fp32']:.4f}, "
+        f"n = {row['n']}){latency}, {row['size_bytes']} bytes: {row['state']}"
+    )
+
+
+def _quantize(candidates: str, max_drop: float) -> Quantize:
+    from edgedistill.recipe_export import Quantize
+
+    chosen = candidates if candidates in ("auto", "default") else _words(candidates, "--candidates")
+    return Quantize(candidates=chosen, max_drop=max_drop)  # type: ignore[arg-type]  # one of two words, or a list
 
 
 def _words(text: str, option: str) -> list[str]:
@@ -120,15 +179,14 @@ def _lines(path: Path | None) -> tuple[str, ...]:
         ) from error
 
 
-def _arrays(path: Path | None, option: str) -> Mapping[str, Array] | None:
-    """The arrays of an .npz."""
+def arrays_of(path: Path | None, option: str) -> Mapping[str, Array] | None:
+    """The arrays of an .npz, their rows on disk."""
     if path is None:
         return None
-    import numpy as np
+    from edgedistill.streaming import open_npz
 
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+        return open_npz(path)
     except Exception as error:  # missing, damaged, no archive: OSError, ValueError, BadZipFile, ...
         raise UsageError(
             f"{path} cannot be read: {error}",

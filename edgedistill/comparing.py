@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from edgedistill.agreeing import against_reference
 from edgedistill.errors import ArtifactError, UsageError
-from edgedistill.parity import Parity, compare, worst
 from edgedistill.plugins import load_device, load_exporter
-from edgedistill.types import Array, BenchmarkJob, Precision
+from edgedistill.types import Array, BenchmarkJob
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
-    from edgedistill.recipe import ParitySettings
     from edgedistill.types import Artifact
+
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,18 @@ def refusals(artifact: Artifact) -> dict[str, str]:
         return {}
 
 
+def disagreements(artifact: Artifact, outputs: Mapping[str, Mapping[str, Array]]) -> dict[str, str]:
+    """Runtime -> how its outputs depart from those of the format's reference runtime; see agreeing.py.
+
+    `outputs`: runtime -> output name -> (samples, ...). Empty for formats that one runtime opens.
+    """
+    exporter = load_exporter(artifact.format)
+    reference = getattr(exporter, "REFERENCE", None)
+    if reference is None or len(outputs) < 2:  # noqa: PLR2004 - two to compare
+        return {}
+    return against_reference(outputs, reference, exporter.output_steps(artifact.path), artifact.precision)  # type: ignore[attr-defined]  # optional verbs
+
+
 def subjects_on(device: str, artifacts: Sequence[Artifact]) -> list[Subject]:
     """Those subjects whose runtime the device has: all, unless its plug-in names its RUNTIMES.
 
@@ -105,7 +118,7 @@ def compute_all(subject: Subject, inputs: Path, outputs: Path, device: str = "cp
         return {one["name"]: np.asarray(archive[one["name"]]) for one in document["outputs"]}
 
 
-def matched(found: Mapping[str, Array], names: Sequence[str]) -> dict[str, Array]:
+def matched(found: Mapping[str, _T], names: Sequence[str]) -> dict[str, _T]:
     """Outputs under the names of the model: by name where the file kept them, else by their order."""
     if set(names) <= set(found):
         return {name: found[name] for name in names}
@@ -115,35 +128,17 @@ def matched(found: Mapping[str, Array], names: Sequence[str]) -> dict[str, Array
     return {name: found[key] for name, key in zip(names, keys, strict=False)}
 
 
-def compare_files(
-    reference: Artifact, candidate: Artifact, inputs: Path | None, tolerance: ParitySettings, device: str = "cpu"
-) -> Parity:
-    """Compare two files, of any formats, over the same model-ready samples; the farthest runtime counts.
-
-    The reference is computed here, in the first of its runtimes, the candidate on `device`; the tolerance is that
-    of the lower precision.
-    """
-    precision = max((reference.precision, candidate.precision), key=lambda p: p is not Precision.FP32)
-    with tempfile.TemporaryDirectory() as folder:
-        samples = inputs or generated(reference, Path(folder) / "inputs.npz")
-        expected = compute(subjects([reference])[0], samples, Path(folder) / "reference.npz")
-        return worst(
-            [
-                compare(
-                    expected, compute(subject, samples, Path(folder) / "candidate.npz", device), precision, tolerance,
-                    name=reference.path.name, runtime=subject.runtime,
-                )
-                for subject in subjects_on(device, [candidate])
-            ]
-        )  # fmt: skip
-
-
 def generated(artifact: Artifact, path: Path, count: int = 32) -> Path:
-    """Write `count` seeded standard normal samples of the artifact's input shapes as .npz."""
+    """Write `count` seeded samples of the artifact's input shapes as .npz: standard normal, integers 0 and 1."""
     subject = subjects([artifact])[0]
     job = BenchmarkJob(artifact.path, subject.runtime)
     specs = load_device("cpu").run("cpu", job).document["inputs"]
     rng = np.random.default_rng(0)
-    arrays = {s["name"]: rng.standard_normal((count, *s["shape"][1:])).astype(np.float32) for s in specs}
+    arrays = {}
+    for spec in specs:
+        shape = (count, *spec["shape"][1:])
+        plain = "quantization" not in spec and np.dtype(spec["dtype"]).kind in "iub"
+        values = rng.integers(0, 2, shape) if plain else rng.standard_normal(shape).astype(np.float32)
+        arrays[spec["name"]] = values
     np.savez(path, **arrays)
     return path

@@ -11,6 +11,7 @@ from edgedistill.types import Array, Json, Precision, State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from jaxtyping import Float
 
@@ -22,6 +23,7 @@ class Parity:
     """Departure of an artifact's outputs from its reference's, over n samples.
 
     `outputs` holds each output's own, where a model has several; `output` is then the name of the one that speaks.
+    `worst_sample` counts from 0; `worst_sample_file` is where it is kept, if it is.
     """
 
     reference: str
@@ -38,10 +40,13 @@ class Parity:
     reason: str
     outputs: tuple[Parity, ...] = ()
     output: str = ""
+    worst_sample_file: str = ""
 
     def to_json(self) -> Json:
         """JSON form; what is infinite (PSNR of identical outputs, departure of broken ones) is written as null."""
         document = {**self.__dict__, "state": self.state.value, "outputs": [one.to_json() for one in self.outputs]}
+        if not self.worst_sample_file:
+            del document["worst_sample_file"]
         return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in document.items()}
 
 
@@ -71,7 +76,8 @@ def compare(
             else "; ".join(broken)
         )
         worst = float("inf")
-        return Parity(name, runtime, len(reference), worst, worst, -worst, 0.0, 0.0, -worst, 0, State.FAIL, reason)
+        row = _first_broken(candidate, reference) if reference.shape == candidate.shape else 0
+        return Parity(name, runtime, len(reference), worst, worst, -worst, 0.0, 0.0, -worst, row, State.FAIL, reason)
     exact, given = reference.astype(np.float64), candidate.astype(np.float64)
     difference = np.abs(exact - given)
     max_abs = float(difference.max())
@@ -122,6 +128,31 @@ def compare_outputs(
         several.append(replace(one, output=key))
     speaks = max(several, key=lambda p: (p.state is State.FAIL, p.max_relative))
     return replace(speaks, outputs=tuple(several)) if len(several) > 1 else speaks
+
+
+def _first_broken(candidate: Array, reference: Array) -> int:
+    """The first sample whose outputs are no numbers, the artifact's before the reference's."""
+    rows = [~np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1) for outputs in (candidate, reference)]
+    return int(next(broken for broken in rows if broken.any()).argmax())
+
+
+REFERENCE, ARTIFACT = "reference/", "artifact/"
+"""Before the names of outputs in a file that keeps a sample."""
+
+
+def keep_sample(
+    path: Path, row: int, inputs: Mapping[str, Array], reference: Mapping[str, Array], candidate: Mapping[str, Array]
+) -> None:
+    """Write one sample as .npz: its inputs under their names, both models' outputs under `reference/` and `artifact/`.
+
+    The same sample gives the same bytes.
+    """
+    arrays = {name: np.asarray(values[row : row + 1]) for name, values in inputs.items()}
+    for whose, outputs in ((REFERENCE, reference), (ARTIFACT, candidate)):
+        arrays |= {whose + name: np.asarray(values[row : row + 1]) for name, values in outputs.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as stream:
+        np.savez(stream, **arrays)
 
 
 def worst(parities: list[Parity]) -> Parity:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -88,7 +88,8 @@ class TerminalWatch:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
             try:
-                yield
+                with open(1, "w", closefd=False) as text, redirect_stdout(text):
+                    yield
             finally:
                 for python_stream in (sys.stdout, sys.stderr):
                     with suppress(OSError):  # the log's disk may be full; the error that says so must get out

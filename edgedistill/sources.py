@@ -11,9 +11,10 @@ import numpy as np
 import yaml
 
 from edgedistill.errors import ModelError, UsageError
-from edgedistill.exporting import Source, check_samples, of_module
+from edgedistill.exporting import Source, of_module
 from edgedistill.imports import call
 from edgedistill.types import Array, Normalization, Signature, TensorSpec
+from edgedistill.validating import check_samples
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

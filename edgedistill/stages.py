@@ -151,7 +151,9 @@ class Stages:
                 partial(_told, step, text),
             )  # fmt: skip
             artifacts.append(choice.artifact)
-            candidates.append({"artifact": choice.artifact.id, "met": choice.met, "candidates": choice.rows})
+            candidates.append(
+                {"artifact": choice.artifact.id, "met": choice.met, "candidates": choice.rows, "notes": choice.notes}
+            )
         samples.validation.unlink()
         write_json(candidates, out / "candidates.json")
         write_artifacts(artifacts, out, self.origin(quantized=True))
@@ -159,7 +161,7 @@ class Stages:
     def parity(self, data_stage: Stage, teacher: Stage, distilled: Stage, files: Files, out: Path) -> None:
         """Every artifact in every runtime over the whole evaluation split: departure, quality, difference."""
         from edgedistill.comparing import compute, subjects
-        from edgedistill.parity import compare
+        from edgedistill.parity import compare, keep_sample
         from edgedistill.statistics import paired_difference
         from edgedistill.tasks.classification import correct, quality
 
@@ -181,12 +183,17 @@ class Stages:
                 references[artifact.model], logits, artifact.precision, self.recipe.parity,
                 name=artifact.model, runtime=subject.runtime,
             )  # fmt: skip
+            file = f"worst/{artifact.id}.{subject.runtime}.npz"
+            keep_sample(
+                out / file, parity.worst_sample, {artifact.signature.inputs[0].name: data.eval_inputs},
+                {"logits": references[artifact.model]}, {"logits": logits},
+            )  # fmt: skip
             versus = paired_difference(correct(logits, labels), teacher_right)
             answers.append(
                 {
                     "artifact": artifact.id,
                     "runtime": subject.runtime,
-                    "parity": parity.to_json(),
+                    "parity": replace(parity, worst_sample_file=file).to_json(),
                     "quality": {**quality(logits, labels), "runtime": subject.runtime},
                     "versus_teacher": {
                         "difference": versus.value,
@@ -225,7 +232,7 @@ class Stages:
         from edgedistill.report.plots import quality_against_latency
 
         data = load_data(data_stage)
-        artifacts = files.artifacts()
+        artifacts, answers = files.artifacts(), _located(proved, self.run.root)
         models = [
             model_json("teacher", "teacher", teacher, teacher),
             model_json("student", "student", distilled, student),
@@ -237,7 +244,7 @@ class Stages:
             seed=self.recipe.seed,
             device=load_device(self.recipe.benchmark.device).describe(self.recipe.benchmark.device),
             models=models,
-            artifacts=[artifact_json(a, read_json(proved.path / "parity.json"), self.run.root) for a in artifacts],
+            artifacts=[artifact_json(a, answers, self.run.root) for a in artifacts],
             choices=read_json(files.quantized.path / "candidates.json"),
             measurements=read_json(measured.path / "measurements.json"),
             eval_samples=len(data.eval_labels),
@@ -348,8 +355,9 @@ class Stages:
         np.savez(validation, **{name: np.asarray(data.train_inputs[rows])})
         calibration = {name: self._calibration(data)}
         return CandidateSamples(
-            calibration, validation, len(rows), lambda logits: float(np.mean(correct(logits, labels)))
-        )
+            calibration, validation, len(rows),
+            lambda outputs, _: float(np.mean(correct(next(iter(outputs.values())), labels))),
+        )  # fmt: skip
 
     def _calibration(self, data: Data) -> Array:
         """Model-ready calibration samples: training samples, or the file that the recipe names."""
@@ -387,6 +395,15 @@ class Stages:
             }
         )
         return package_versions(names)
+
+
+def _located(proved: Stage, root: Path) -> list[Json]:
+    """The answers of the stage `parity`, the files of worst samples by their path in the run."""
+    answers: list[Json] = read_json(proved.path / "parity.json")
+    for answer in answers:
+        file = proved.path / answer["parity"]["worst_sample_file"]
+        answer["parity"]["worst_sample_file"] = file.relative_to(root).as_posix()
+    return answers
 
 
 def _told(step: Callable[[str], None], before: str, told: str) -> None:

@@ -64,11 +64,14 @@ class Scheme:
         name: short and stable, for reports: `u8s8-minmax`.
         options: what the exporter's quantiser reads.
         keep_float: names of layers (as the exporter's `layers` gives them) that stay in float.
+        placement: what is rounded, and with which types. Schemes of one placement hold other numbers and take the same
+            time, so that one of them is measured for all.
     """
 
     name: str
     options: Json = field(default_factory=dict)
     keep_float: tuple[str, ...] = ()
+    placement: str = ""
 
 
 @dataclass(frozen=True)
@@ -325,6 +328,31 @@ class DeviceInfo:
             "cores": self.cores,
             "memory_bytes": self.memory_bytes,
         }
+
+
+@dataclass(frozen=True)
+class TracedTensor:
+    """A tensor of a model's graph with its value for one sample, as the exporters' verb `tensors` gives them.
+
+    Attributes:
+        name: in the file.
+        operator: what computes it, in the format's own word; `input` for an input.
+        module: module of the student that it comes from, where the file tells; else empty.
+        value: in float32; integers with a scale are dequantised.
+        sources: positions of the tensors that it is computed from, in the same list.
+        origin: its name before quantisation; empty where names do not outlive it.
+        weighted: whether its operator has weights.
+        output: name of the model's output that it is; empty for an inner one.
+    """
+
+    name: str
+    operator: str
+    module: str
+    value: Array
+    sources: tuple[int, ...] = ()
+    origin: str = ""
+    weighted: bool = False
+    output: str = ""
 
 
 @dataclass(frozen=True)

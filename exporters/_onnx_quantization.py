@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +17,28 @@ if TYPE_CHECKING:
 
 _CHUNK = 16
 """Samples between two updates of the ranges: onnxruntime's calibrators hold all tensors of those they are given."""
-_SCHEMES = (
-    Scheme("min-max", {"method": "MinMax", "symmetric": False}),
-    Scheme("min-max-symmetric", {"method": "MinMax", "symmetric": True}),
-    Scheme("percentile", {"method": "Percentile", "symmetric": False}),
-    Scheme("entropy", {"method": "Entropy", "symmetric": False}),
-)
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_WEIGHTED = (*_LAYERS, "Gather")
+_NNCF = Scheme("nncf", {"tool": "nncf"}, placement="as nncf")
+_SCHEMES = (
+    Scheme("min-max", {"method": "MinMax"}, placement="all operators"),
+    Scheme("percentile", {"method": "Percentile"}, placement="all operators"),
+    Scheme("entropy", {"method": "Entropy"}, placement="all operators"),
+    Scheme("min-max-weighted", {"method": "MinMax", "operators": _WEIGHTED}, placement="weighted operators"),
+    Scheme("min-max-per-tensor", {"method": "MinMax", "per_tensor": True}, placement="one scale per weight tensor"),
+    Scheme("min-max-symmetric", {"method": "MinMax", "symmetric": True}, placement="int8 by int8"),
+)
 
 
 def schemes(precision: Precision) -> tuple[Scheme, ...]:
-    """Ways to static int8, the default first: how ranges are found, and whether they are symmetric around zero."""
-    return _SCHEMES if precision is Precision.INT8_STATIC else (Scheme(precision.short),)
+    """Ways to static int8, the default first.
+
+    They differ in how ranges are found, whether these are symmetric around zero (int8 by int8, which ARM is fast at),
+    whether operators without weights are quantised too, and in the tool: NNCF places roundings otherwise.
+    """
+    if precision is not Precision.INT8_STATIC:
+        return (Scheme(precision.short),)
+    return (*_SCHEMES, _NNCF) if importlib.util.find_spec("nncf") else _SCHEMES
 
 
 def layers(artifact: Artifact) -> list[str]:
@@ -48,8 +59,10 @@ def quantize(
     """Static int8 by onnxruntime's quantiser: weights per channel, activations by the scheme; or another precision."""
     path = out / f"{artifact.model}-{precision.short}.onnx"
     chosen = scheme or schemes(precision)[0]
-    with conversion(artifact.id, "onnxruntime.quantization"):
-        if precision is Precision.INT8_STATIC:
+    with conversion(artifact.id, str(chosen.options.get("tool", "onnxruntime.quantization"))):
+        if chosen.options.get("tool") == "nncf":
+            _by_nncf(artifact, calibration, path, chosen)
+        elif precision is Precision.INT8_STATIC:
             _static(artifact, calibration, path, chosen)
         else:
             _onnx_precisions.write(precision, artifact.path, path)
@@ -68,16 +81,38 @@ def _static(artifact: Artifact, calibration: Mapping[str, Array], path: Path, ch
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
     from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
-    symmetric = bool(chosen.options["symmetric"])
+    symmetric = bool(chosen.options.get("symmetric"))
+    operators = list(chosen.options.get("operators", _operators()))
+    per_channel = not chosen.options.get("per_tensor")
     with _prepared(artifact, path.parent) as prepared:
         ranges = _ranges(prepared, chosen.options["method"], calibration)
         tool = QDQQuantizer(
-            load_model_with_shape_infer(prepared), True, False, QuantType.QInt8,
+            load_model_with_shape_infer(prepared), per_channel, False, QuantType.QInt8,
             QuantType.QInt8 if symmetric else QuantType.QUInt8, ranges,
-            [], list(chosen.keep_float), _operators(), {"ActivationSymmetric": symmetric},
+            [], list(chosen.keep_float), operators, {"ActivationSymmetric": symmetric},
         )  # fmt: skip
         tool.quantize_model()
         tool.model.save_model_to_file(str(path))  # sorts the nodes
+
+
+def _by_nncf(artifact: Artifact, calibration: Mapping[str, Array], path: Path, chosen: Scheme) -> None:
+    """NNCF's placement, ranges from the extremes of all samples, no correction of biases."""
+    import nncf
+    import onnx
+
+    from ._nncf import dataset, extremes
+
+    with _prepared(artifact, path.parent) as prepared:
+        quantized = nncf.quantize(
+            onnx.load(str(prepared)),
+            dataset(calibration),
+            subset_size=len(next(iter(calibration.values()))),
+            ignored_scope=nncf.IgnoredScope(names=list(chosen.keep_float), validate=False),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                activations_range_estimator_params=extremes(), disable_bias_correction=True
+            ),
+        )
+    path.write_bytes(quantized.SerializeToString(deterministic=True))
 
 
 @contextmanager
@@ -87,7 +122,10 @@ def _prepared(artifact: Artifact, folder: Path) -> Iterator[Path]:
 
     path = folder / f".{artifact.model}-prepared.onnx"
     try:
-        quant_pre_process(str(artifact.path), str(path))
+        try:
+            quant_pre_process(str(artifact.path), str(path))
+        except Exception:  # noqa: BLE001 - symbolic inference gives up on some graphs, which plain inference serves
+            quant_pre_process(str(artifact.path), str(path), skip_symbolic_shape=True)
         yield path
     finally:
         path.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from edgedistill.types import Precision, Scheme
 
 from ._common import conversion
+from ._nncf import dataset, extremes, percentile
 from ._openvino_ir import save
 
 if TYPE_CHECKING:
@@ -16,15 +17,21 @@ if TYPE_CHECKING:
     from edgedistill.types import Array, Artifact
 
 _SCHEMES = (
-    Scheme("extremes", {"extremes": True, "fast_bias_correction": False}),
-    Scheme("mean-range", {"extremes": False, "fast_bias_correction": False}),
-    Scheme("mean-range-bias-corrected", {"extremes": False, "fast_bias_correction": True}),
+    Scheme("extremes", {"ranges": "extremes"}, placement="mixed"),
+    Scheme("percentile", {"ranges": "percentile"}, placement="mixed"),
+    Scheme("mean-range", {}, placement="mixed"),
+    Scheme("mean-range-bias-corrected", {"fast_bias_correction": True}, placement="mixed"),
+    Scheme("extremes-symmetric", {"ranges": "extremes", "preset": "PERFORMANCE"}, placement="symmetric"),
+    Scheme("extremes-transformer", {"ranges": "extremes", "model_type": "TRANSFORMER"}, placement="transformer"),
 )
 _LAYERS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul")
 
 
 def schemes(precision: Precision) -> tuple[Scheme, ...]:
-    """Ways to static int8, the default first: extremes of all samples, NNCF's mean of their ranges, its defaults."""
+    """Ways to static int8, the default first.
+
+    Ranges are the extremes of all samples, those without outliers, or the mean of the samples' extremes (NNCF's own).
+    """
     return _SCHEMES if precision is Precision.INT8_STATIC else (Scheme(precision.short),)
 
 
@@ -60,22 +67,19 @@ def quantize(
             model = _smaller_weights(openvino.Core().read_model(artifact.path), precision)
         half = precision is Precision.FP16
         return save(model, path, artifact.model, precision, artifact.signature, made, half=half)
-    estimator = _extremes() if chosen.options["extremes"] else None
-    rows = list(calibration.values())
-    samples = [tuple(row[i : i + 1] for row in rows) for i in range(len(rows[0]))]
-    items = samples if len(rows) > 1 else [sample[0] for sample in samples]
+    options, count = chosen.options, len(next(iter(calibration.values())))
+    estimators = {"extremes": extremes, "percentile": percentile}
+    estimator = {"activations_range_estimator_params": estimators[options["ranges"]]()} if "ranges" in options else {}
     with conversion(artifact.id, "nncf"):
-        model = openvino.Core().read_model(artifact.path)
         quantized = nncf.quantize(
-            model,
-            nncf.Dataset(items),
-            preset=nncf.QuantizationPreset.MIXED,
-            subset_size=len(items),
-            fast_bias_correction=chosen.options["fast_bias_correction"],
+            openvino.Core().read_model(artifact.path),
+            dataset(calibration, named=False),
+            preset=nncf.QuantizationPreset[options.get("preset", "MIXED")],
+            model_type=nncf.ModelType[options["model_type"]] if "model_type" in options else None,
+            subset_size=count,
+            fast_bias_correction=options.get("fast_bias_correction", False),
             ignored_scope=nncf.IgnoredScope(names=list(chosen.keep_float), validate=False),
-            advanced_parameters=nncf.AdvancedQuantizationParameters(
-                **({"activations_range_estimator_params": estimator} if estimator else {}),
-            ),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(**estimator),
         )
     return save(quantized, path, artifact.model, precision, artifact.signature, made)
 
@@ -89,13 +93,3 @@ def _smaller_weights(model: Any, precision: Precision) -> Any:
     if precision is Precision.INT8_WEIGHTS:
         return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
     return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT4_SYM, group_size=-1, all_layers=True)
-
-
-def _extremes() -> Any:
-    """Ranges from the smallest to the largest value over all samples."""
-    from nncf.quantization import range_estimator as ranges
-
-    return ranges.RangeEstimatorParameters(
-        min=ranges.StatisticsCollectorParameters(ranges.StatisticsType.MIN, ranges.AggregatorType.MIN),
-        max=ranges.StatisticsCollectorParameters(ranges.StatisticsType.MAX, ranges.AggregatorType.MAX),
-    )

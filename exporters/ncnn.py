@@ -24,6 +24,7 @@ from ._ncnn_precisions import quantize as quantize  # noqa: PLC0414 - likewise
 from ._ncnn_precisions import schemes as schemes  # noqa: PLC0414 - likewise
 from ._ncnn_prove import agree, computed
 from ._ncnn_routes import of_torch
+from ._tensors_ncnn import tensors as tensors  # noqa: PLC0414 - likewise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

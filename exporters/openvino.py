@@ -19,6 +19,7 @@ from ._openvino_quantization import layers as layers  # noqa: PLC0414 - this exp
 from ._openvino_quantization import quantize as quantize  # noqa: PLC0414 - likewise
 from ._openvino_quantization import schemes as schemes  # noqa: PLC0414 - likewise
 from ._qat_openvino import quantize_trained as quantize_trained  # noqa: PLC0414 - likewise
+from ._tensors_openvino import tensors as tensors  # noqa: PLC0414 - this exporter's verb, in a file of its own
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,12 +12,14 @@ from edgedistill.types import Artifact, Check, MacCount, Precision, Signature, S
 from ._common import conversion, example, opens, weighted_macs
 from ._qat_tflite import quantize_trained as quantize_trained  # noqa: PLC0414 - likewise
 from ._support_tflite import refusals as refusals  # noqa: PLC0414 - likewise
+from ._tensors_tflite import tensors as tensors  # noqa: PLC0414 - this exporter's verb, in a file of its own
 from ._tflite_metadata import embed as embed  # noqa: PLC0414 - this exporter's verb, in a file of its own
 from ._tflite_metadata import metadata as metadata  # noqa: PLC0414 - likewise
 from ._tflite_quantization import layers as layers  # noqa: PLC0414 - this exporter's verb, in a file of its own
 from ._tflite_quantization import quantize as quantize  # noqa: PLC0414 - likewise
 from ._tflite_quantization import read
 from ._tflite_quantization import schemes as schemes  # noqa: PLC0414 - likewise
+from ._tflite_steps import output_steps as output_steps  # noqa: PLC0414 - likewise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 REQUIRES = ("litert_torch", "ai_edge_quantizer", "ai_edge_litert", "tflite_runtime")
 TOOLS = ("torch", "litert-torch", "litert-converter", "ai-edge-quantizer", "ai-edge-litert")
+REFERENCE = "litert"
+"""The runtime that others must agree with: the one that is still made."""
 RUNTIMES = {"tflite-runtime": "tflite_runtime", "litert": "ai_edge_litert"}
 PRECISIONS = (
     Precision.FP32, Precision.INT8_STATIC, Precision.FP16, Precision.INT8_DYNAMIC, Precision.INT8_WEIGHTS,

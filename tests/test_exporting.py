@@ -15,7 +15,7 @@ import edgedistill
 from edgedistill.cli import main
 from edgedistill.comparing import matched
 from edgedistill.errors import EdgeDistillError, ModelError, UsageError
-from edgedistill.exporting import of_module, write
+from edgedistill.exporting import Settings, of_module, write
 from edgedistill.parity import compare_outputs
 from edgedistill.recipe import ParitySettings
 from edgedistill.sources import Options, load
@@ -108,7 +108,7 @@ def test_a_file_that_departs_is_told_as_failed(tmp_path: Path) -> None:
     source = of_module(two(), examples(), "two")
     expected = {name: array + np.float32(0.5) for name, array in source.expected.items()}
     lying = type(source)(source.model, source.name, source.signature, source.inputs, expected)
-    document = write(lying, tmp_path / "out", ["onnx"], [], None, None, lambda *_: None)
+    document = write(lying, tmp_path / "out", Settings(to=["onnx"]))
     assert document["artifacts"][0]["parity"]["state"] == "fail"
 
 
@@ -118,7 +118,18 @@ def test_programs_and_onnx_files_export_from_the_command_line(
     path = program(tmp_path / "two.pt2")
     calibration = tmp_path / "c.npz"
     np.savez(calibration, **examples())
-    command = ["export", str(path), "--to", "onnx", "--precision", "int8", "--calibration", str(calibration)]
+    command = [
+        "export",
+        str(path),
+        "--to",
+        "onnx",
+        "--precision",
+        "int8",
+        "--calibration",
+        str(calibration),
+        "--candidates",
+        "min-max",
+    ]
     code = main([*command, "-o", str(tmp_path / "p"), "--json"])
     artifacts = json.loads(capfd.readouterr().out)["artifacts"]
     assert [a["precision"] for a in artifacts] == ["fp32", "int8-static"]
@@ -138,9 +149,10 @@ def test_a_program_of_one_batch_keeps_it(tmp_path: Path) -> None:
 def refused(tmp_path: Path, target: str, *more: str) -> dict[str, Any]:
     with pytest.raises(EdgeDistillError) as caught:
         write(
-            load(target, Options(shapes=tuple(m for m in more if ":" in m)), None), tmp_path / "o",
-            [m for m in more if ":" not in m] or ["onnx"], [], None, None, lambda *_: None,
-        )  # fmt: skip
+            load(target, Options(shapes=tuple(m for m in more if ":" in m)), None),
+            tmp_path / "o",
+            Settings(to=[m for m in more if ":" not in m] or ["onnx"]),
+        )
     error = caught.value
     assert error.exit_code in (2, 3), "of wrong use, or refused by a runtime"
     assert all((error.where, error.expected, error.fix))

@@ -70,7 +70,7 @@ def exported(fmt: str, out: Path) -> tuple[Artifact, Array]:
 
 
 def agreement(expected: Array) -> Any:
-    return lambda outputs: float(np.mean(outputs.argmax(1) == expected.argmax(1)))
+    return lambda outputs, _: float(np.mean(next(iter(outputs.values())).argmax(1) == expected.argmax(1)))
 
 
 def judged(samples: Array, out: Path) -> CandidateSamples:
@@ -117,7 +117,9 @@ def test_every_scheme_is_measured_beside_fp32(tmp_path: Path) -> None:
         scheme.name for scheme in load_exporter("onnx").schemes(Precision.INT8_STATIC)
     ]
     assert [row["state"] for row in choice.rows].count("shipped") == 1
-    assert all(len(row["latency_ratio_rounds"]) == 3 for row in choice.rows)
+    raced = [row for row in choice.rows if row["latency_ratio_rounds"]]
+    assert sorted(row["placement"] for row in raced) == sorted({row["placement"] for row in choice.rows})
+    assert all(len(row["latency_ratio_rounds"]) == 3 and row["device"] == "cpu" for row in raced)
     assert len({row["size_bytes"] for row in choice.rows}) > 1  # symmetric ones store other types
     json.dumps(choice.rows, allow_nan=False)
 

@@ -37,11 +37,11 @@ class TextBlock(nn.Module):
 class TextEncoder(nn.Module):
     """int64 ids and mask, learned positions, masked mean of the last layer."""
 
-    def __init__(self) -> None:
+    def __init__(self, words: int = 200, width: int = 48, tokens: int = 16, classes: int = 6) -> None:
         super().__init__()
-        self.words, self.positions = nn.Embedding(200, 48), nn.Embedding(16, 48)
-        self.blocks = nn.ModuleList([TextBlock(48, 4), TextBlock(48, 4)])
-        self.classifier = nn.Linear(48, 6)
+        self.words, self.positions = nn.Embedding(words, width), nn.Embedding(tokens, width)
+        self.blocks = nn.ModuleList([TextBlock(width, 4), TextBlock(width, 4)])
+        self.classifier = nn.Linear(width, classes)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Logits."""

@@ -16,7 +16,7 @@ def with_choice(artifact: Json, choices: list[Json]) -> Json:
     if choice is None:
         return artifact
     shipped = next(row for row in choice["candidates"] if row["state"] == "shipped")
-    notes = list(artifact["notes"])
+    notes = [*artifact["notes"], *choice.get("notes", [])]
     if shipped["keep_float"]:
         notes.append(f"{len(shipped['keep_float'])} layers stay in float: {', '.join(shipped['keep_float'])}")
     if not choice["met"]:
@@ -27,13 +27,13 @@ def with_choice(artifact: Json, choices: list[Json]) -> Json:
     return {**artifact, "candidates": choice["candidates"], "within_margin": choice["met"], "notes": notes}
 
 
-def recommend(artifacts: list[Json], measurements: list[Json]) -> list[Json]:
-    """For each runtime and device of the student's files: the one to ship, and why.
+def recommend(artifacts: list[Json], measurements: list[Json], model: str = "student") -> list[Json]:
+    """For each runtime and device of a model's files: the one to ship, and why.
 
     Of the files within the margin of quality the fastest by its median over interleaved rounds, unless it is not
     faster than fp32 in every round: then fp32.
     """
-    by_id = {a["id"]: a for a in artifacts if a["model"] == "student"}
+    by_id = {a["id"]: a for a in artifacts if a["model"] == model}
     own = [m for m in measurements if m["artifact"] in by_id and m.get("round_p50_ms")]
     rows = []
     for base in (m for m in own if by_id[m["artifact"]]["precision"] == "fp32"):
