@@ -10,7 +10,7 @@ demo: .venv/.demo
 	$(BIN)/edgedistill compress examples/digits.yaml
 
 test: .venv/.dev lint
-	$(BIN)/pytest -q -m "not slow" --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "not slow" --cov --cov-report=term --cov-fail-under=90
 
 test-slow: .venv/.dev
 	$(BIN)/pytest -q -m slow

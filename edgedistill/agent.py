@@ -202,7 +202,8 @@ def open_openvino(path: str, threads: int) -> Session:
 
 
 _NCNN_FLAGS = {
-    # float32 throughout; integer layers, where the file has them, stay integer
+    # float32, but for the layers that the file holds in integers: those are computed in integers
+    "use_int8_inference": True,
     "use_fp16_packed": False,
     "use_fp16_storage": False,
     "use_fp16_arithmetic": False,
@@ -245,21 +246,34 @@ def _ncnn_inputs(layers: List[Tuple[str, List[str], List[str], Dict[str, str]]])
     return inputs
 
 
+def _ncnn_net(path: str, kinds: Set[str], threads: int) -> Any:
+    """The file loaded, its layers being of these kinds."""
+    ncnn = __import__("ncnn")  # type: Any  # compiled: checkers cannot read it
+
+    unknown = sorted(kind for kind in kinds if ncnn.layer_to_index(kind) < 0)
+    if unknown:
+        raise ValueError("ncnn %s has no layer %s, of %s" % (ncnn.__version__, ", ".join(unknown), path))
+    net = ncnn.Net()
+    net.opt.num_threads = threads
+    for flag, value in _NCNN_FLAGS.items():
+        setattr(net.opt, flag, value)
+    weights = os.path.splitext(path)[0] + ".bin"
+    if not os.path.isfile(weights):
+        raise ValueError("the weights %s are missing" % weights)
+    if net.load_param(path) != 0:
+        raise ValueError("ncnn cannot read %s: a damaged file" % path)
+    if net.load_model(weights) != 0:
+        raise ValueError("ncnn cannot read the weights %s" % weights)
+    return net
+
+
 def open_ncnn(path: str, threads: int) -> Session:
     """Ncnn (.param with .bin beside it) on the CPU in float32; it knows no batch, so each sample is one extractor."""
     ncnn = __import__("ncnn")  # type: Any  # compiled: checkers cannot read it
 
     layers = _ncnn_layers(path)
     inputs = _ncnn_inputs(layers)
-    net = ncnn.Net()
-    net.opt.num_threads = threads
-    for flag, value in _NCNN_FLAGS.items():
-        setattr(net.opt, flag, value)
-    weights = os.path.splitext(path)[0] + ".bin"
-    if net.load_param(path) != 0:
-        raise ValueError("ncnn cannot read %s: a layer it does not know, or a damaged file" % path)
-    if not os.path.isfile(weights) or net.load_model(weights) != 0:
-        raise ValueError("ncnn cannot read the weights %s" % weights)
+    net = _ncnn_net(path, {kind for kind, _, _, _ in layers}, threads)
     consumed = {blob for _, below, _, _ in layers for blob in below}
     wanted = [blob for _, _, above, _ in layers for blob in above if blob not in consumed]
     if not inputs or not wanted:

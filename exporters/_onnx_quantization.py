@@ -27,6 +27,11 @@ _SCHEMES = (
     Scheme("entropy", {"method": "Entropy"}, placement="all operators"),
     Scheme("min-max-weighted", {"method": "MinMax", "operators": _WEIGHTED}, placement="weighted operators"),
     Scheme("min-max-per-tensor", {"method": "MinMax", "per_tensor": True}, placement="one scale per weight tensor"),
+    Scheme(
+        "min-max-extended",
+        {"method": "MinMax", "graph": "extended", "operators": _WEIGHTED},
+        placement="weighted operators of the extended graph",
+    ),
     Scheme("min-max-symmetric", {"method": "MinMax", "symmetric": True}, placement="int8 by int8"),
 )
 
@@ -35,7 +40,8 @@ def schemes(precision: Precision) -> tuple[Scheme, ...]:
     """Ways to static int8, the default first.
 
     They differ in how ranges are found, whether these are symmetric around zero (int8 by int8, which ARM is fast at),
-    whether operators without weights are quantised too, and in the tool: NNCF places roundings otherwise.
+    whether operators without weights are quantised too, how far the graph is optimised before, and in the tool: NNCF
+    places roundings otherwise.
     """
     if precision is not Precision.INT8_STATIC:
         return (Scheme(precision.short),)
@@ -86,6 +92,8 @@ def _static(artifact: Artifact, calibration: Mapping[str, Array], path: Path, ch
     operators = list(chosen.options.get("operators", _operators()))
     per_channel = not chosen.options.get("per_tensor")
     with prepared_copy(artifact, path.parent) as prepared:
+        if chosen.options.get("graph") == "extended":
+            _extend(prepared)
         ranges = _ranges(prepared, chosen.options["method"], calibration)
         tool = QDQQuantizer(
             load_model_with_shape_infer(prepared), per_channel, False, QuantType.QInt8,
@@ -131,6 +139,22 @@ def prepared_copy(artifact: Artifact, folder: Path) -> Iterator[Path]:
         yield path
     finally:
         path.unlink(missing_ok=True)
+
+
+_KEPT_APART = ["ConvActivationFusion", "ConvAddActivationFusion", "GemmActivationFusion", "MatMulAddFusion"]
+"""Fusions whose operators have no integer form."""
+
+
+def _extend(path: Path) -> None:
+    """Optimise a prepared graph at onnxruntime's extended level: several operators become one, which stays float."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 3
+    content = path.read_bytes()
+    onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], disabled_optimizers=_KEPT_APART)
 
 
 def _operators() -> list[str]:

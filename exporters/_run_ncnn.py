@@ -45,7 +45,8 @@ def infer(net, source, target, sample):
 
 for model in [args.model] if args.model else sorted(here.rglob("*.param")):
     net = ncnn.Net()
-    # float32 throughout
+    # float32, but for layers that are stored as integers
+    net.opt.use_int8_inference = True
     net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
     if net.load_param(str(model)) or net.load_model(str(model.with_suffix(".bin"))):
         raise SystemExit(f"ncnn cannot read {model}")

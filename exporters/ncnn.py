@@ -1,41 +1,46 @@
-"""ncnn (.param and .bin) by pnnx: batch 1, float32, blobs under the signature's names.
+"""ncnn (.param and .bin) by pnnx: batch 1, blobs under the signature's names.
 
 pnnx may write a file that computes something else without a word, so every way to a file is tried in turn and
-the first whose file agrees with torch is kept; without one the model is refused.
+the first whose file agrees with the model is kept; without one the model is refused.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edgedistill import agent
 from edgedistill.errors import ModelError
-from edgedistill.types import Artifact, Check, MacCount, Precision, Scheme, Signature, State, TensorSpec, file_sha256
+from edgedistill.types import Artifact, Check, MacCount, Precision, Signature, State, TensorSpec, file_sha256
 
-from ._common import conversion, example, opens
-from ._ncnn_convert import flat, known, named, pnnx, reshaped, routes
-from ._tensors_ncnn import tensors as tensors  # noqa: PLC0414 - this exporter's verb, in a file of its own
+from ._common import conversion, supported
+from ._ncnn_convert import named, pnnx, reshaped, sizes
+from ._ncnn_file import write
+from ._ncnn_onnx import of_onnx
+from ._ncnn_precisions import PRECISIONS as PRECISIONS  # noqa: PLC0414 - this exporter's, in a file of its own
+from ._ncnn_precisions import layers as layers  # noqa: PLC0414 - likewise
+from ._ncnn_precisions import quantize as quantize  # noqa: PLC0414 - likewise
+from ._ncnn_precisions import schemes as schemes  # noqa: PLC0414 - likewise
+from ._ncnn_prove import agree, computed
+from ._ncnn_routes import of_torch
+from ._support_convert import foresee_ncnn as foresee  # noqa: F401 - likewise
+from ._support_ncnn import inventory as inventory  # noqa: PLC0414 - likewise
+from ._support_ncnn import refusals as refusals  # noqa: PLC0414 - likewise
+from ._tensors_ncnn import tensors as tensors  # noqa: PLC0414 - likewise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from edgedistill.types import Array
 
+    from ._ncnn_routes import Origin
+
 REQUIRES = ("ncnn", "pnnx", "onnx", "onnxscript")
 TOOLS = ("torch", "ncnn", "pnnx", "onnx", "onnxscript")
 RUNTIMES = {"ncnn": "ncnn"}
-PRECISIONS = (Precision.FP32,)
 SUFFIX = ".param"
 RUNNER = ("run_ncnn.py", Path(__file__).with_name("_run_ncnn.py"))
-AGREEMENT = 1e-4
-"""Largest difference over the largest magnitude, per output: beyond it a file is not kept."""
-_SAMPLES = 3
 
 
 def export(
@@ -46,32 +51,18 @@ def export(
     examples: Mapping[str, Array] | None = None,
     opset: int | None = None,  # noqa: ARG001 - ONNX's
 ) -> Artifact:
-    """Torch -> ncnn (pnnx).
+    """Torch or an ONNX file -> ncnn (pnnx), proved against torch or onnxruntime.
 
     Raises:
-        ModelError: no way leads to a file that agrees with torch; it names the operators in the way.
+        ModelError: no way leads to a file that agrees with the model; it names the operators in the way.
     """
-    if isinstance(model, Path):
-        raise ModelError(
-            "ncnn is written from torch models, not from ONNX files",
-            where=str(model),
-            expected="a .pt2 program or an import path",
-            got=model.name,
-            fix="give the torch model (torch.export.save writes a .pt2), or leave ncnn out",
-        )
     path = out / f"{name}-fp32.ncnn.param"
-    samples = [example(_one(signature), 1, _row(examples, i)) for i in range(_SAMPLES if examples is None else 1)]
-    if examples is None:
-        samples = [tuple(_shifted(x, i) for x in sample) for i, sample in enumerate(samples)]
-    import torch
-
-    with conversion(name, "torch.export"), torch.no_grad():
-        torch.export.export(model, samples[0])  # a trace would silently keep one branch of control flow on data
+    origin = (of_onnx if isinstance(model, Path) else of_torch)(model, name, _one(signature), examples)
     failures = {}
-    for route, prepare in routes(model).items():
+    for route, prepare in origin.routes.items():
         try:
             with conversion(name, "pnnx"), tempfile.TemporaryDirectory() as folder:
-                _convert(prepare, model, samples, signature, Path(folder), path)
+                _convert(origin, prepare, Path(folder), path)
         except ModelError as error:
             failures[route] = error
         else:
@@ -81,70 +72,24 @@ def export(
     raise _refusal(name, failures)
 
 
-def _row(examples: Mapping[str, Array] | None, row: int) -> dict[str, Array] | None:
-    return None if examples is None else {key: values[row : row + 1] for key, values in examples.items()}
-
-
-def _shifted(tensor: Any, number: int) -> Any:
-    """Further samples from the first: turned along the last axis, so that integers stay in range."""
-    return tensor.roll(number, -1)
-
-
-def _convert(
-    prepare: Callable[[tuple[Any, ...], Path], Path],
-    model: Any,
-    samples: list[tuple[Any, ...]],
-    signature: Signature,
-    folder: Path,
-    path: Path,
-) -> None:
-    """Write the file by one route, and compare it with torch in ncnn, in a process of its own."""
-    import torch
-
-    with torch.no_grad():
-        expected = [[t.numpy() for t in flat(model(*sample))] for sample in samples]
-    lines, weights = pnnx(prepare(samples[0], folder), samples[0])
-    squeezed = (folder / "m_ncnn.py").read_text(encoding="utf-8")
-    shapes = {}
-    for number, (spec, tensor) in enumerate(zip(signature.inputs, samples[0], strict=True)):
-        marks = (f"in{number}.numpy(), batch_index=0", f"in{number}.squeeze(0)")  # as new and as old versions say it
-        shapes[spec.name] = tuple(tensor.shape[1:] if any(mark in squeezed for mark in marks) else tensor.shape)
-    renamed = {f"in{i}": s.name for i, s in enumerate(signature.inputs)}
-    renamed |= {f"out{i}": s.name for i, s in enumerate(signature.outputs)}
-    lines = named(known(lines), renamed, shapes)
-    path.with_suffix(".bin").write_bytes(weights)
-    inputs = {s.name: np.concatenate([x[i].numpy() for x in samples]) for i, s in enumerate(signature.inputs)}
-    got = _computed(path, lines, inputs, folder)
-    for number, spec in enumerate(signature.outputs):
-        if spec.name not in got:
-            raise ModelError(f"the converted file has no output {spec.name}", where=spec.name)
-        shape = expected[0][number].shape[1:]
-        if got[spec.name].shape[1:] != shape and shape:
-            lines = reshaped(lines, spec.name, shape)
-    got = _computed(path, lines, inputs, folder)
-    for number, spec in enumerate(signature.outputs):
-        _agree(np.concatenate([e[number] for e in expected]), got[spec.name], spec.name)
-
-
-def _computed(path: Path, lines: list[str], inputs: dict[str, Array], folder: Path) -> dict[str, Array]:
-    path.write_text("\n".join(lines) + "\n", encoding="ascii")
-    np.savez(folder / "in.npz", **inputs)
-    command = [sys.executable, agent.__file__, str(path), "--runtime", "ncnn"]
-    command += ["--inputs", str(folder / "in.npz"), "--outputs", str(folder / "out.npz")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-    if done.returncode != 0:
-        raise ModelError(f"ncnn does not run the converted file: {(done.stdout or done.stderr).strip()[-300:]}")
-    with np.load(folder / "out.npz", allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
-
-
-def _agree(expected: Array, got: Array, name: str) -> None:
-    if expected.shape != got.shape:
-        raise ModelError(f"{name} has shape {got.shape}, torch gives {expected.shape}", where=name)
-    scale = float(np.abs(expected).max()) or 1.0
-    relative = float(np.abs(expected - got).max()) / scale
-    if not relative <= AGREEMENT:  # NaN is no agreement
-        raise ModelError(f"{name} departs from torch by {relative:.1e} of its magnitude", where=name)
+def _convert(origin: Origin, prepare: Callable[[Path], Path], folder: Path, path: Path) -> None:
+    """Write the file by one route, and compare it with the model."""
+    source, sample = prepare(folder), {key: rows[:1] for key, rows in origin.inputs.items()}
+    renamed = {f"in{i}": key for i, key in enumerate(origin.inputs)}
+    renamed |= {f"out{i}": key for i, key in enumerate(origin.expected)}
+    layers = named(pnnx(source, sample), renamed, sizes(source, sample))
+    write(path, layers)
+    got = computed(path, "ncnn", origin.inputs, folder)
+    for key, expected in origin.expected.items():
+        if key not in got:
+            raise ModelError(f"the converted file has no output {key}", where=key)
+        shape = expected.shape[1:]
+        if got[key].shape[1:] != shape and shape:
+            layers = reshaped(layers, key, shape)
+    write(path, layers)
+    got = computed(path, "ncnn", origin.inputs, folder)
+    for key, expected in origin.expected.items():
+        agree(expected, got[key], key, origin.runtime)
 
 
 def _refusal(name: str, failures: dict[str, ModelError]) -> ModelError:
@@ -155,7 +100,8 @@ def _refusal(name: str, failures: dict[str, ModelError]) -> ModelError:
         where=first.where or name,
         expected="operators that ncnn has, on tensors of at most four axes with the batch left out",
         got=first.got or first.message,
-        fix="write the operation with matrix products, slices and reshapes of four axes, or leave ncnn out",
+        fix="write the operation with matrix products, slices and reshapes of four axes, give the torch model where "
+        "this is an ONNX file, or leave ncnn out",
     )
 
 
@@ -188,40 +134,6 @@ def _artifact(path: Path, name: str, signature: Signature, route: str) -> Artifa
     )
 
 
-def schemes(precision: Precision) -> tuple[Scheme, ...]:
-    """None: see `quantize`."""
-    del precision
-    return ()
-
-
-def layers(artifact: Artifact) -> list[str]:
-    """None: see `quantize`."""
-    del artifact
-    return []
-
-
-def quantize(
-    artifact: Artifact,
-    precision: Precision,
-    calibration: Mapping[str, Array],
-    out: Path,
-    scheme: Scheme | None = None,
-) -> Artifact:
-    """Refused: the packages on PyPI hold neither ncnn2table nor ncnn2int8.
-
-    Raises:
-        ModelError: always.
-    """
-    del calibration, out, scheme
-    raise ModelError(
-        f"ncnn files are not quantised to {precision.short}",
-        where=artifact.id,
-        expected="fp32",
-        got=precision.short,
-        fix="take ncnn in fp32, or another format for integers",
-    )
-
-
 def check_support(artifact: Artifact) -> list[Check]:
     """Open the file in ncnn; its weights must be those it was written with."""
     for name, digest in artifact.companions.items():
@@ -229,11 +141,11 @@ def check_support(artifact: Artifact) -> list[Check]:
         if not file.is_file() or file_sha256(file) != digest:
             reason = f"{name} is not the one that {artifact.path.name} was written with"
             return [Check(f"support:{artifact.id}:ncnn", State.FAIL, reason)]
-    return [opens(artifact, runtime) for runtime in RUNTIMES]
+    return supported(artifact, RUNTIMES, refusals)
 
 
 def count_macs(artifact: Artifact) -> MacCount:
     """Convolutions, dense layers and matrix products of the layers in the file. Recurrent layers are not counted."""
     from ._ncnn_macs import count
 
-    return count(artifact.path)
+    return count(artifact)

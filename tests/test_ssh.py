@@ -153,16 +153,15 @@ def test_a_board_whose_shell_is_talkative_is_understood(board: Loopback, device:
 
 def test_the_candidates_of_a_recipe_are_measured_on_its_board(board: Loopback, model: Path) -> None:
     from edgedistill.cli_shared import artifact_of
-    from edgedistill.quantizing import Tried, _ratios
+    from edgedistill.racing import race
     from edgedistill.recipe import Benchmark
-    from edgedistill.types import Scheme
 
     base = artifact_of(model)
-    candidate = artifact_of(scaling(model.with_name("candidate.onnx"), 8))
-    tried = Tried(Scheme("one"), candidate, 1.0, np.zeros(1))
-    ratios = _ratios(base, [tried], Benchmark(device=ID))
-    assert len(ratios["one"]) == 3
-    assert {base.sha256, candidate.sha256} < board.files()
+    files = [artifact_of(scaling(model.with_name(f"candidate-{n}.onnx"), n)) for n in (8, 9)]
+    found = race(base, files, Benchmark(device=ID))
+    assert found.device == ID
+    assert [len(rounds) for rounds in found.rounds] == [3, 3]
+    assert {one.sha256 for one in (base, *files)} < board.files()
 
 
 # The cache.

@@ -258,10 +258,9 @@ def test_newer_and_foreign_files_are_refused_in_words_and_by_the_runtime_too(
     error = json.loads(capfd.readouterr().out)["error"]
     assert all(error[part] for part in ("message", "where", "expected", "got", "fix"))
     assert path.name in error["where"]
-    if fmt != "ncnn":
-        assert told in error["got"]
-        assert main(["operators", str(path)]) == 3
-        assert told in " ".join(capfd.readouterr().out.split())
+    assert told in error["got"]
+    assert main(["operators", str(path)]) == 3
+    assert told in " ".join(capfd.readouterr().out.split())
 
 
 def test_the_newest_that_onnxruntime_knows_is_not_refused(files: Path, tmp_path: Path) -> None:
@@ -328,9 +327,7 @@ def test_every_command_refuses_a_damaged_file(
     path = copies(files, fmt, tmp_path)
     path.write_bytes(UNREADABLE[damage](path.read_bytes()))
     whole, once = str(files / FILES[fmt]), ["--preset", "quick", "--rounds", "1"]
-    commands = [["parity", str(path), whole], ["benchmark", str(path), *once]]
-    if fmt != "ncnn":  # its reader is asked by the command once ncnn.py hands it on
-        commands.append(["operators", str(path)])
+    commands = [["parity", str(path), whole], ["benchmark", str(path), *once], ["operators", str(path)]]
     for command in commands:
         code = main(command)
         told = capfd.readouterr().err
