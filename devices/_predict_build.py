@@ -62,7 +62,7 @@ def _pooled(profiles: list[Profile]) -> list[Profile]:
         update = {}
         for name in ("counts", "graph"):
             found, key = getattr(block, name), _kind(block, name)
-            if found is not None and key in least and found.anchors < CALIBRATED:
+            if found is not None and key in least and 0 < found.anchors < CALIBRATED:
                 update[name] = found.model_copy(update={"spread": max(found.spread, least[key])})
         return block.model_copy(update=update)
 
@@ -77,7 +77,7 @@ def _few(profiles: list[Profile]) -> Iterator[tuple[tuple[str, ...], Predictor]]
     for block in (block for profile in profiles for block in profile.runtimes):
         for name in ("counts", "graph"):
             found = getattr(block, name)
-            if found is not None and found.anchors < CALIBRATED:
+            if found is not None and 0 < found.anchors < CALIBRATED:
                 yield _kind(block, name), found
 
 

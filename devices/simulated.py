@@ -1,0 +1,169 @@
+"""Simulated devices: `sim:raspberry-pi-4b` and others. A predicted latency with a stated error; nothing runs there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgedistill.errors import DeviceError, EdgeDistillError, UsageError
+from edgedistill.types import DeviceInfo, file_sha256
+
+from . import _predict_profile as shelf
+from ._arm_layout import layout
+from ._predict_answer import answer, choose
+from ._predict_read import read_graph, runnable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgedistill.types import Array, BenchmarkJob, BenchmarkResult, Json
+
+    from ._predict_answer import Choice
+    from ._predict_graph import Graph
+    from ._predict_profile import Profile
+
+REQUIRES: tuple[str, ...] = ()
+SCHEME = "sim"
+SOURCE = "predicted"
+PREDICTORS = ("counts", "graph")
+
+
+def describe(device_id: str) -> DeviceInfo:
+    """The profile's device; the bare scheme stands for all."""
+    _, _, name = device_id.partition(":")
+    if not name:
+        return DeviceInfo(device_id, f"{len(shelf.profiles())} simulated devices", "simulated", 1, 0)
+    found = shelf.find(name)
+    cores = sum(cluster.count for cluster in found.clusters)
+    memory = found.memory.ram_mb * 2**20 if found.memory.ram_mb else (found.memory.sram_kb or 0) * 1024
+    return DeviceInfo(device_id, found.name, found.class_, cores, round(memory))
+
+
+def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
+    """Nothing runs on a simulated device.
+
+    Raises:
+        UsageError: always; it says what does.
+    """
+    raise UsageError(
+        f"nothing runs on {device_id}: it is simulated", where=f"device: {device_id}",
+        expected="a device that computes, such as cpu or arm:cortex-a53", got=job.artifact.name,
+        fix=f"edgedistill devices predict {job.artifact.name} --device {device_id} tells its latency",
+    )  # fmt: skip
+
+
+def catalogue() -> list[Json]:
+    """Every profile in short: id, name, class, status, and the errors of its blocks."""
+    return [_summary(profile) for profile in shelf.profiles().values()]
+
+
+def show(name: str) -> Json:
+    """A whole profile as JSON, with its summary's keys.
+
+    Raises:
+        UsageError: there is none of this id.
+    """
+    found = shelf.find(name.removeprefix("sim:"))
+    return {**found.model_dump(mode="json", by_alias=True), **_summary(found)}
+
+
+def _summary(profile: Profile) -> Json:
+    blocks = []
+    for block in profile.runtimes:
+        for kind in PREDICTORS:
+            predictor = getattr(block, kind)
+            if predictor is not None:
+                blocks.append(
+                    {
+                        "runtime": block.runtime, "threads": block.threads, "affinity": block.affinity,
+                        "precision": block.precision, "predictor": kind, "status": block.status,
+                        "anchors": predictor.anchors, "mdape": predictor.mdape,
+                    }
+                )  # fmt: skip
+    return {
+        "id": f"sim:{profile.id}", "name": profile.name, "class": profile.class_, "status": profile.status,
+        "soc": profile.soc, "blocks": blocks, "app_budget_mb": profile.memory.app_budget_mb,
+    }  # fmt: skip
+
+
+def predict(
+    path: Path, names: list[str], *, runtime: str | None = None, threads: int | None = None,
+    precision: str | None = None, predictor: str | None = None,
+) -> Json:  # fmt: skip
+    """A file's latency and memory on simulated devices: `predictions`, fastest first, and `refused`, with reasons.
+
+    Args:
+        path: .onnx, .tflite, .xml or .param; an ONNX file is told as if converted to the runtime.
+        names: profiles; none: all of them.
+        runtime: default: the file's own, for ONNX each profile's best-founded one.
+        threads: default: 1, or the fewest that a profile has.
+        precision: `float` or `int8`; default: the file's own.
+        predictor: `counts` or `graph`; default: counts where a profile has them and the emulator is installed.
+
+    Raises:
+        UsageError: an unknown profile or file; `counts` was asked for, and the emulator is not installed.
+        DeviceError: the only device that was named refuses.
+    """
+    graph = read_graph(path)
+    found = [shelf.find(name.removeprefix("sim:")) for name in names] if names else list(shelf.profiles().values())
+    if predictor == "counts":
+        layout().require()
+    told = precision or ("int8" if graph.quantized else "float")
+    asked = runtime or (None if path.suffix == ".onnx" else _own_runtime(path))
+    digest, predictions, refused = file_sha256(path), [], []
+    for profile in found:
+        try:
+            made = _predict(path, graph, profile, choose(profile, asked, threads, told), predictor)
+        except (DeviceError, UsageError) as error:
+            if len(found) == 1:
+                raise
+            refused.append(_refusal(profile, error))
+        else:
+            predictions.append({"artifact": path.stem, "artifact_sha256": digest, **made})
+    predictions.sort(key=lambda one: one["latency_ms"]["p50"])
+    return {"predictions": predictions, "refused": refused}
+
+
+def _own_runtime(path: Path) -> str:
+    from ._predict_read import RUNTIME_OF
+
+    return RUNTIME_OF[path.suffix]
+
+
+def _refusal(profile: Profile, error: EdgeDistillError) -> Json:
+    return {"device": f"sim:{profile.id}", "reason": error.message, "fix": error.fix}
+
+
+def _predict(path: Path, graph: Graph, profile: Profile, choice: Choice, predictor: str | None) -> Json:
+    counted, note = _counted(path, profile, choice, predictor)
+    found = answer(profile, choice, graph, counted)
+    return {**found, "flags": [*found["flags"], *note]}
+
+
+def _counted(
+    path: Path, profile: Profile, choice: Choice, predictor: str | None
+) -> tuple[Array | None, list[str]]:
+    """The counts, if they are to be used; and what to say where they could not be."""
+    costs = choice.block.counts
+    if predictor == "graph" or (costs is None and predictor is None):
+        return None, []
+    if costs is None or costs.kernels is None:
+        raise DeviceError(
+            f"{profile.id} has no costs per instruction for {choice.block.runtime} {choice.block.precision}",
+            where=f"device: sim:{profile.id}", expected="an ARM board with anchors that were counted",
+            got="--predictor counts", fix="--predictor graph",
+        )  # fmt: skip
+    if predictor is None and not layout().lock.is_file():
+        return None, ["by operator classes: the emulator that counts is not installed (edgedistill arm setup)"]
+    ready = runnable(path, choice.runtime)
+    if ready is None and predictor is None:
+        return None, [f"by operator classes: {path.suffix} files cannot be turned into one of {choice.runtime} here"]
+    if ready is None:
+        raise UsageError(
+            f"{path.name} cannot be counted in {choice.runtime}", where=str(path),
+            expected=f"a file that {choice.runtime} opens", got=path.suffix,
+            fix=f"export it for {choice.runtime}, or --predictor graph",
+        )  # fmt: skip
+    from ._predict_emulate import counted
+
+    names = {"tflite": "litert"}
+    return counted(ready[0], names.get(choice.runtime, choice.runtime), costs.kernels, ready[1]), []
