@@ -167,3 +167,17 @@ def _counted(
 
     names = {"tflite": "litert"}
     return counted(ready[0], names.get(choice.runtime, choice.runtime), costs.kernels, ready[1]), []
+
+
+def remake() -> list[Path]:
+    """Write the shipped profiles anew, and what else is made of the published tables."""
+    from ._predict_remake import remake as made
+
+    return made()
+
+
+def validation() -> Json:
+    """The predictors' errors on the published rows (`_predict_validation.validation`)."""
+    from ._predict_validation import validation as found
+
+    return found()
