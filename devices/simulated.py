@@ -181,3 +181,19 @@ def validation() -> Json:
     from ._predict_validation import validation as found
 
     return found()
+
+
+def require_free(name: str, *, replace: bool) -> None:
+    """Whether an own profile of this name may be written (`_predict_own.require_free`)."""
+    from ._predict_own import require_free as check
+
+    check(name, replace=replace)
+
+
+def calibrate(
+    name: str, rows: list[Json], facts: Json, *, runtime: str, threads: int, app_budget_mb: float | None
+) -> Json:
+    """Write a profile of the user's own board (`_predict_own.calibrate`)."""
+    from ._predict_own import calibrate as made
+
+    return made(name, rows, facts, runtime=runtime, threads=threads, app_budget_mb=app_budget_mb)

@@ -12,6 +12,7 @@ import typer
 
 from edgedistill.cli_arm import app as arm_app
 from edgedistill.cli_export import export
+from edgedistill.cli_predict import calibrate, predict
 from edgedistill.cli_shared import AsJson, Debug, Overrides, Stdout, artifact_of, complain, console, emit, say
 from edgedistill.errors import EdgeDistillError, UsageError
 
@@ -290,10 +291,13 @@ def _measure(
     on_step: Callable[[int, int, str], None],
     kept: Samples,
 ) -> list[Json]:
-    """On an emulated device nothing is timed."""
+    """On an emulated device nothing is timed, on a simulated one nothing runs."""
     from edgedistill.benchmarking import measure_files
     from edgedistill.emulating import emulate_files, is_emulated
+    from edgedistill.predicting import is_predicted, predict_files
 
+    if is_predicted(settings.device):
+        return predict_files(files, settings)
     if is_emulated(settings.device):
         return emulate_files(files, against, settings, inputs, on_step)
     return measure_files(files, against, settings, on_step, kept, inputs)
@@ -310,7 +314,7 @@ def _keep(measurements: list[Json], kept: Samples, plot: Path | None, samples: P
 
     if plot is not None:
         with storage_errors(plot.parent):
-            write_atomically(plot, latency_pictures([m for m in measurements if "latency_ms" in m]))
+            write_atomically(plot, latency_pictures([m for m in measurements if m["source"] == "measured"]))
     if samples is not None:
         stream = io.BytesIO()
         np.savez_compressed(stream, **kept)
@@ -384,18 +388,22 @@ def devices_list(
     as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
-    """List the devices that are ready to measure on."""
+    """List the devices that are ready to measure on, and the simulated ones with their status and error."""
     from edgedistill.plugins import find_plugin, load_device, plugin_names
+    from edgedistill.predicting import catalogue, is_predicted
+    from edgedistill.report.predictions import show_catalogue
 
     schemes = [find_plugin("devices", name).SCHEME for name in plugin_names("devices")]
-    found = [load_device(scheme).describe(scheme).to_json() for scheme in schemes]
+    found = [load_device(scheme).describe(scheme).to_json() for scheme in schemes if not is_predicted(scheme)]
+    simulated = catalogue()
     if as_json:
-        emit({"devices": found})
+        emit({"devices": [*found, *simulated]})
     else:
         for one in found:
             say(
                 f"{one['id']:<8} {one['name']}, {one['cores']} cores, {one['memory_bytes'] / 1e9:.1f} GB, {one['class']}"
             )
+        show_catalogue(simulated, console())
     return 0
 
 
@@ -407,14 +415,23 @@ def devices_show(
 ) -> int:
     """Show one device."""
     from edgedistill.plugins import load_device
+    from edgedistill.predicting import is_predicted, profile_of
+    from edgedistill.report.predictions import show_profile
 
-    found = load_device(device).describe(device).to_json()
+    simulated = is_predicted(device) and ":" in device
+    found = profile_of(device) if simulated else load_device(device).describe(device).to_json()
     if as_json:
         emit({"devices": [found]})
+    elif simulated:
+        show_profile(found, console())
     else:
         for key, value in found.items():
             say(f"{key:<13} {value}")
     return 0
+
+
+devices_app.command()(predict)
+devices_app.command()(calibrate)
 
 
 @recipe_app.command("schema")
