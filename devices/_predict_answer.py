@@ -65,7 +65,7 @@ def choose(profile: Profile, runtime: str | None, threads: int | None, precision
             f"{profile.id} has no evidence for {wanted or 'any runtime'} in {precision}"
             + (f" with {threads} threads" if threads else ""),
             where=f"device: sim:{profile.id}", expected="; ".join(held), got=f"{wanted}, {precision}, {threads}",
-            fix="ask for one of these, or measure the board: edgedistill devices calibrate (no figure is scaled to fit)",
+            fix="ask for one of these, or measure the board (edgedistill devices calibrate): nothing is scaled to fit",
         )  # fmt: skip
     block = min(right, key=lambda b: (b.threads, -max(p.anchors for p in (b.counts, b.graph) if p)))
     if not from_elsewhere:
@@ -105,9 +105,9 @@ def answer(profile: Profile, choice: Choice, graph: Graph, counted: Array | None
         "predictor": kind, "latency_ms": {"p50": total},
         "interval80_ms": [total * math.exp(-half), total * math.exp(half)], "calibration": choice.standing,
         "mdape": mdape, "anchors": predictor.anchors, "method": predictor.method,
-        "parts_ms": _parts(graph, features, costs, names, kind), "layers_ms": _layers(graph, costs) if counted is None else [],
-        "predicted_memory_bytes": memory,
-        "memory_budget": fits(graph, memory, profile.memory.app_budget_mb, (profile.memory.sram_kb, profile.memory.flash_kb)),
+        "parts_ms": _parts(graph, features, costs, names, kind),
+        "layers_ms": _layers(graph, costs) if counted is None else [],
+        "predicted_memory_bytes": memory, "memory_budget": fits(graph, memory, profile.memory),
         "flags": flags + memory["flags"], "valid": True,
     }  # fmt: skip
 
@@ -149,9 +149,7 @@ def _standing(choice: Choice, predictor: Predictor) -> list[str]:
     return [f"few anchors: {predictor.anchors}"] if choice.standing == "few-shot" else []
 
 
-def _unseen(
-    graph: Graph, predictor: Predictor, costs: Array, total: float, kind: str
-) -> tuple[float, list[str]]:
+def _unseen(graph: Graph, predictor: Predictor, costs: Array, total: float, kind: str) -> tuple[float, list[str]]:
     """Share of the work, by time or by MACs, whichever is more, in classes that are not among those seen."""
     seen = set(predictor.seen)
     if kind == "counts":  # instructions tell of every class but those whose kernels are a world of their own
@@ -184,7 +182,7 @@ def _parts(graph: Graph, features: Array, costs: Array, names: tuple[str, ...], 
 
 def _layers(graph: Graph, costs: Array) -> list[Json]:
     """The layers that take most, the largest first."""
-    found = [
+    found: list[Json] = [
         {"name": layer.name, "class": layer.kind, "ms": float(graphs.layer_features(graph, layer) @ costs)}
         for layer in graph.layers if layer.kind != "free"
     ]  # fmt: skip

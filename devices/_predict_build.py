@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
     from edgedistill.types import Array, Json
 
-    from ._predict_profile import Status
+    from ._predict_profile import Arithmetic, Status
 
+COMMON = ("stem", "conv3x3", "convkxk", "conv1x1", "depthwise", "dense", "memory")
+"""Operator classes that published networks have in plenty: boards that lend their proportions saw them."""
 CALIBRATED = 12
 """Anchors from which on a block is calibrated; with fewer it is few-shot."""
 _ENOUGH = 3
@@ -83,12 +85,16 @@ def _few(profiles: list[Profile]) -> Iterator[tuple[tuple[str, ...], Predictor]]
 
 def predictor(
     anchors: Anchors, features: Sequence[str], prior: Array, *, few: bool = False, kernels: str | None = None,
-    method: str = "leave-one-family-out", classes: Sequence[set[str]] = (),
+    method: str = "leave-one-family-out", classes: Sequence[set[str]] = (), known: tuple[str, ...] = (),
 ) -> Predictor:  # fmt: skip
-    """Fit and validate. `classes`: per anchor, the operator classes that take a part of its time worth the name."""
+    """Fit and validate.
+
+    `classes`: per anchor, the operator classes that take a part of its time worth the name; `known`: those that the
+    boards saw whose proportions the prior is.
+    """
     strength = FEW_STRENGTH if few else STRENGTH
     costs, found = fit(anchors, prior, strength), validate(anchors, prior, strength)
-    seen = [name for name in graphs.CLASSES if _families_with(name, anchors, classes) >= _ENOUGH]
+    seen = [c for c in graphs.CLASSES if c in known or _families_with(c, anchors, classes) >= _ENOUGH]
     return Predictor(
         costs=dict(zip(features, costs.tolist(), strict=True)), kernels=kernels, seen=tuple(seen),
         anchors=len(anchors.names), families=len(set(anchors.families)), method=method, mdape=found.mdape,
@@ -103,16 +109,23 @@ def _families_with(name: str, anchors: Anchors, classes: Sequence[set[str]]) -> 
     return len({family for family, found in zip(anchors.families, classes, strict=True) if name in found})
 
 
-def graph_predictor(anchors: Anchors, prior: Array, *, few: bool = False, method: str = "leave-one-family-out") -> Predictor:
+def graph_predictor(
+    anchors: Anchors,
+    prior: Array,
+    *,
+    few: bool = False,
+    method: str = "leave-one-family-out",
+    known: tuple[str, ...] = (),
+) -> Predictor:
     """The operator-class predictor of graph anchors."""
     costs = fit(anchors, prior, FEW_STRENGTH if few else STRENGTH)
     classes = [classes_of(features, np.maximum(costs, 0.1 * scaled(anchors, prior))) for features in anchors.features]
-    return predictor(anchors, graphs.FEATURES, prior, few=few, method=method, classes=classes)
+    return predictor(anchors, graphs.FEATURES, prior, few=few, method=method, classes=classes, known=known)
 
 
 def scaled(anchors: Anchors, prior: Array) -> Array:
     """The prior costs in milliseconds at the scale of the anchors."""
-    return prior * np.median(anchors.times_ms / (anchors.features @ prior))
+    return np.asarray(prior * np.median(anchors.times_ms / (anchors.features @ prior)))
 
 
 def classes_of(features: Array, costs: Array) -> set[str]:
@@ -169,33 +182,25 @@ def _status(anchors: Anchors) -> Status:
 
 
 def _ncnn_blocks(device: Json, board: str, threads: int, cluster: str) -> Iterator[Block]:
-    common = {"runtime": "ncnn", "versions": "of the row's date, 2018 to 2026", "threads": threads, "affinity": cluster}
-    told = source("ncnn_timings.csv")
-    times = ncnn_times(board, threads, cluster, "float")
-    graph = graph_anchors(times)
-    by_counts = None
-    kernels, prior = device["kernels"], None
-    if kernels:
-        prior = np.array(counts.PRIORS[device["costs"]])
-        by_counts = count_anchors(times, kernels)
-    yield Block(
-        **common, precision="float", status=_status(graph), source=told,
-        counts=count_predictor(by_counts, graph, prior, kernels) if by_counts is not None else None,
+    times, integer = (ncnn_times(board, threads, cluster, precision) for precision in ("float", "int8"))
+    graph, graph8 = graph_anchors(times), graph_anchors(integer)
+    by_counts = by_counts8 = None
+    if device["kernels"]:
+        anchors, prior = count_anchors(times, device["kernels"]), np.array(counts.PRIORS[device["costs"]])
+        by_counts = count_predictor(anchors, graph, prior, device["kernels"])
+        anchors8 = count_anchors(integer, device["kernels"], "_int8")
+        if len(set(anchors8.families)) >= _ENOUGH:
+            by_counts8 = count_predictor(anchors8, graph8, _floor(fit(anchors, prior)), device["kernels"], few=True)
+    block = Block(
+        runtime="ncnn", versions="of the row's date, 2018 to 2026", threads=threads, affinity=cluster,
+        precision="float", status=_status(graph), source=source("ncnn_timings.csv"), counts=by_counts,
         graph=graph_predictor(graph, graphs.PRIOR),
     )  # fmt: skip
-    integer = ncnn_times(board, threads, cluster, "int8")
-    if len(integer) < _ENOUGH:
-        return
-    graph8 = graph_anchors(integer)
-    found = None
-    if by_counts is not None and prior is not None:
-        anchors8 = count_anchors(integer, kernels, "_int8")
-        if len(set(anchors8.families)) >= _ENOUGH:
-            found = count_predictor(anchors8, graph8, _floor(fit(by_counts, prior)), kernels, few=True)
-    yield Block(
-        **common, precision="int8", status=_status(graph8), source=told, counts=found,
-        graph=graph_predictor(graph8, _floor(fit(graph, graphs.PRIOR)), few=True),
-    )  # fmt: skip
+    yield block
+    if len(integer) >= _ENOUGH:
+        by_graph8 = graph_predictor(graph8, _floor(fit(graph, graphs.PRIOR)), few=True, known=COMMON)
+        update = {"precision": "int8", "status": _status(graph8), "counts": by_counts8, "graph": by_graph8}
+        yield block.model_copy(update=update)
 
 
 def _floor(costs: Array) -> Array:
@@ -204,7 +209,8 @@ def _floor(costs: Array) -> Array:
 
 
 def _pixel_blocks(name: str) -> Iterator[Block]:
-    for precision in ("float", "int8"):
+    kinds: tuple[Arithmetic, ...] = ("float", "int8")
+    for precision in kinds:
         anchors = pixel_anchors(precision, name)
         yield Block(
             runtime="tflite", versions="of 2020, Android 10", threads=4, affinity="all", precision=precision,
@@ -215,22 +221,28 @@ def _pixel_blocks(name: str) -> Iterator[Block]:
 
 def like_boards(costs: str, document: Json) -> Array:
     """Proportions of operator-class costs on calibrated boards with cores of the same group, one thread, float."""
-    found = []
-    for device in document["devices"]:
-        for anchor in device["anchors"]:
-            if device["costs"] == costs and 1 in anchor.get("threads", {}):
-                found.append(graph_anchors(ncnn_times(anchor["ncnn"], 1, anchor["threads"][1], "float")))
+    return _shape([device for device in document["devices"] if device["costs"] == costs])
+
+
+def _shape(devices: Sequence[Json]) -> Array:
+    """Mean proportions of the devices' operator-class costs, one thread, float."""
+    found = [
+        graph_anchors(ncnn_times(anchor["ncnn"], 1, anchor["threads"][1], "float"))
+        for device in devices for anchor in device["anchors"] if 1 in anchor.get("threads", {})
+    ]  # fmt: skip
     return shared_prior([fit(a, graphs.PRIOR) for a in found], [np.median(a.features, axis=0) for a in found])
 
 
 def _paddle_blocks(device: Json, soc: str, document: Json) -> Iterator[Block]:
     prior = like_boards(device["costs"], document)
-    for precision, column in (("float", "fp32"), ("int8", "int8")):
+    columns: tuple[tuple[Arithmetic, str], ...] = (("float", "fp32"), ("int8", "int8"))
+    for precision, column in columns:
         anchors = paddle_anchors(soc, column)
         if len(set(anchors.families)) >= _ENOUGH:
             yield Block(
                 runtime="paddle-lite", versions="2.11", threads=1, affinity="big", precision=precision,
-                status="few-shot", source=source("paddlelite.csv"), graph=graph_predictor(anchors, prior, few=True),
+                status="few-shot", source=source("paddlelite.csv"),
+                graph=graph_predictor(anchors, prior, few=True, known=COMMON),
             )  # fmt: skip
 
 
@@ -245,17 +257,14 @@ def _tiny_block(system: str, stack: str) -> Block:
 
 def _specification(device: Json, document: Json) -> Block:
     """Proportions of like boards, the scale from the data sheet's peak: nobody measured such a device for us."""
-    found = []
-    for other in document["devices"]:
-        if other["id"] in device["peak"]["like"]:
-            anchor = other["anchors"][0]
-            found.append(graph_anchors(ncnn_times(anchor["ncnn"], 1, anchor["threads"][1], "float")))
-    shape = shared_prior([fit(a, graphs.PRIOR) for a in found], [np.median(a.features, axis=0) for a in found])
-    per_mac = 1e-6 / (device["peak"]["gmacs"] * device["peak"]["share"])
+    peak = device["peak"]
+    shape = _shape([other for other in document["devices"] if other["id"] in peak["like"]])
+    per_mac = 1e-6 / (peak["gmacs"] * peak["share"])
     costs = shape / shape[graphs.FEATURES.index("conv1x1_macs")] * per_mac
     return Block(
         runtime="ncnn", versions="any", threads=1, affinity="all", precision="float", status="spec-only",
-        source=f"data sheet peak of {device['peak']['gmacs']} GMAC/s, {device['peak']['share']:.0%} of it assumed; proportions of {', '.join(device['peak']['like'])}",
+        source=f"{peak['share']:.0%} (a guess) of the data sheet's {peak['gmacs']} GMAC/s; proportions of "
+        + ", ".join(peak["like"]),
         graph=Predictor(
             costs=dict(zip(graphs.FEATURES, costs.tolist(), strict=True)), seen=graphs.CLASSES[:6], anchors=0,
             families=0, method="none: UNVALIDATED", spread=SPECIFICATION_SPREAD,

@@ -29,8 +29,6 @@ PRIORS = {
     "cortex-a76": (0.5, 0.33, 0.5, 1.0, 3.0, 30.0),
 }
 """Cycles per feature, set by hand from the cores' pipelines; only their proportions count."""
-KERNELS = {"cortex-a53": "cortex-a72", "cortex-a55": "cortex-a76", "cortex-a72": "cortex-a72", "cortex-a76": "cortex-a76"}
-"""Whose instruction stream predicts a core best. The A53's own half loads cost it almost nothing, which no count tells."""
 LAST_LEVEL = {"cortex-a72": (1024, 16), "cortex-a76": (2048, 16)}
 """KiB and ways of the cache before memory: the shared L2 of older clusters, the L3 of newer ones."""
 _MULTIPLY_ADDS = frozenset({"fmla", "fmls"})
@@ -59,10 +57,12 @@ def features_of_blocks(blocks: Blocks) -> Array:
 
 
 def features_of_totals(totals: Mapping[str, float]) -> Array:
-    """From totals of instructions, multiply_adds, divisions, loaded_bytes, stored_bytes, l1_misses, last_level_misses."""
+    """From totals: instructions, multiply_adds, divisions, loaded_bytes, stored_bytes, l1_misses, last_level_misses."""
     others = totals["instructions"] - totals["multiply_adds"] + DIVISION * totals.get("divisions", 0)
     loaded, stored = totals["loaded_bytes"] / 16, totals["stored_bytes"] / 16
-    return np.array([totals["multiply_adds"], others, loaded, stored, totals["l1_misses"], totals["last_level_misses"]], float)
+    return np.array(
+        [totals["multiply_adds"], others, loaded, stored, totals["l1_misses"], totals["last_level_misses"]], float
+    )
 
 
 def _adds(word: str, told: str) -> dict[str, int]:
@@ -70,7 +70,7 @@ def _adds(word: str, told: str) -> dict[str, int]:
     name, _, operands = told.partition(" ")
     found = {"instructions": 1}
     value = int(word, 16)
-    if (value >> 25 & 5) == 4 and value >> 26 & 1 and not name.startswith("prf"):  # loads and stores of vectors
+    if value >> 26 & 1 and _is_load_or_store(value) and not name.startswith("prf"):
         found["stored_bytes" if name.startswith("st") else "loaded_bytes"] = _bytes(name, operands)
     elif name in _ROOTS:
         found["divisions"] = 1
@@ -79,11 +79,17 @@ def _adds(word: str, told: str) -> dict[str, int]:
     return found
 
 
+def _is_load_or_store(value: int) -> bool:
+    """By the top level of A64's encoding, bits 28 to 25: x1x0 (Arm Architecture Reference Manual, C4.1)."""
+    return f"{value >> 25 & 15:04b}"[1::2] == "10"
+
+
 def _bytes(name: str, operands: str) -> int:
     """Bytes that a load or store of vector registers moves; a load to all lanes fills a whole register."""
     listed = _LIST.search(operands)
     if listed is None:
-        return (2 if name[2:3] + name[-1:] in ("pp", "np") or name.endswith("p") else 1) * _SCALARS.get(operands[:1], 16)
+        pair = name in ("ldp", "stp", "ldnp", "stnp")
+        return (2 if pair else 1) * _SCALARS.get(operands[:1], 16)
     if name == "ld1r":
         return 16
     registers = [part.strip() for part in listed[1].split(",")]

@@ -60,7 +60,8 @@ def family(name: str) -> str:
 @cache
 def ncnn_graph(model: str) -> Graph:
     """A network of ncnn's benchmark, layer by layer; inputs and outputs are known by size alone."""
-    layers, sizes = [], {}
+    layers: list[Layer] = []
+    sizes: dict[str, int] = {}
     for number, row in enumerate(rows("ncnn_layers.csv")):
         if row["model"] != model:
             continue
@@ -113,7 +114,7 @@ def ncnn_times(board: str, threads: int, cluster: str, precision: str) -> dict[s
 
 def graph_anchors(times: dict[str, float]) -> Anchors:
     """Anchors of the operator-class predictor from timings of ncnn's benchmark."""
-    return anchors(times, lambda name: _graph_features(name))
+    return anchors(times, _graph_features)
 
 
 def count_anchors(times: dict[str, float], core: str, suffix: str = "") -> Anchors:

@@ -56,7 +56,12 @@ def counted(path: Path, runtime: str, core: str, shapes: Mapping[str, tuple[int,
     except (OSError, ValueError, KeyError):
         features = _count(path, runtime, core, shapes)
     kept.parent.mkdir(parents=True, exist_ok=True)
-    document = {"artifact": path.name, "runtime": runtime, "core": core, "features": dict(zip(FEATURES, features.tolist(), strict=True))}
+    document = {
+        "artifact": path.name,
+        "runtime": runtime,
+        "core": core,
+        "features": dict(zip(FEATURES, features.tolist(), strict=True)),
+    }
     with tempfile.NamedTemporaryFile("w", dir=kept.parent, suffix=".part", delete=False, encoding="utf-8") as stream:
         stream.write(json.dumps(document) + "\n")
     Path(stream.name).replace(kept)

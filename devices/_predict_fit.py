@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from edgedistill.types import Array
 
 STRENGTH = 0.003
-"""Of the pull to the prior costs, in units of squared relative error. Chosen on half of the boards (docs/prediction.md)."""
+"""Of the pull to the prior costs, in squared relative errors. Chosen on half of the boards (docs/prediction.md)."""
 FEW_STRENGTH = 0.1
 """The same for a board with a handful of anchors: the shape comes from like boards, the scale from the anchors."""
 _ROBUST = 0.1
@@ -110,7 +110,7 @@ class Validation:
     @property
     def errors(self) -> Array:
         """|predicted / measured - 1| of each anchor."""
-        return np.abs(self.predicted_ms / self.measured_ms - 1)
+        return np.asarray(np.abs(self.predicted_ms / self.measured_ms - 1))
 
     @property
     def mdape(self) -> float:
@@ -151,4 +151,4 @@ def shared_prior(costs: Sequence[Array], typical: Sequence[Array]) -> Array:
     """Mean proportions of several boards' costs, each scaled by what its typical network (features) takes."""
     shapes = [cost / np.linalg.norm(features * cost) for cost, features in zip(costs, typical, strict=True)]
     mean = np.mean(shapes, axis=0)
-    return np.maximum(mean, 1e-6 * mean.max())
+    return np.asarray(np.maximum(mean, 1e-6 * mean.max()))

@@ -117,7 +117,8 @@ class Graph:
 
 def features(graph: Graph) -> Array:
     """The operator-class predictor's features of one inference, in the order of FEATURES."""
-    return np.sum([layer_features(graph, layer) for layer in graph.layers] or [np.zeros(len(FEATURES))], axis=0)
+    every = [layer_features(graph, layer) for layer in graph.layers]
+    return np.sum([np.zeros(len(FEATURES)), *every], axis=0, dtype=float)  # type: ignore[no-any-return]  # numpy's stub
 
 
 def layer_features(graph: Graph, layer: Layer) -> Array:
@@ -140,8 +141,8 @@ def layer_features(graph: Graph, layer: Layer) -> Array:
 def fused(layers: Sequence[Layer], outputs: Iterable[str]) -> tuple[Layer, ...]:
     """The layers after a runtime's fusions.
 
-    An activation or a normalisation that alone reads what a convolution or dense layer wrote is free, and x * sigmoid(x)
-    is one layer. The fused layer's output takes the place of what it read.
+    An activation or a normalisation that alone reads what a convolution or dense layer wrote is free, and
+    x * sigmoid(x) is one layer. The fused layer's output takes the place of what it read.
     """
     layers = _swish(layers)
     readers = Counter(name for layer in layers for name in layer.inputs) + Counter(outputs)
@@ -159,7 +160,7 @@ def fused(layers: Sequence[Layer], outputs: Iterable[str]) -> tuple[Layer, ...]:
 
 
 def _swish(layers: Sequence[Layer]) -> list[Layer]:
-    """x * sigmoid(x), written as two layers, as one."""
+    """X * sigmoid(x), written as two layers, as one."""
     result = list(layers)
     writers = {name: number for number, layer in enumerate(layers) for name in layer.outputs}
     for number, layer in enumerate(layers):

@@ -9,19 +9,20 @@ its batch of 1.
 
 import ctypes
 import gc
-import importlib.util
+import importlib
 import json
 import os
 import sys
+from typing import Any, Callable, Dict, Tuple
 
 import numpy as np
 
 MARK = 0x4544
 
 
-def ncnn_runner(path, shapes):
+def ncnn_runner(path: str, shapes: Dict[str, Any]) -> Tuple[Callable[[], None], Any]:
     """A function that runs a .param file with its .bin beside it once."""
-    import ncnn
+    ncnn: Any = importlib.import_module("ncnn")  # compiled: checkers cannot read it
 
     net = ncnn.Net()
     options = net.opt
@@ -40,7 +41,7 @@ def ncnn_runner(path, shapes):
         mats[name] = ncnn.Mat(np.full(shape[1:], 0.01, np.float32)).clone()
     wanted = net.output_names()
 
-    def run():
+    def run() -> None:
         extractor = net.create_extractor()
         for name, mat in mats.items():
             extractor.input(name, mat)
@@ -52,19 +53,19 @@ def ncnn_runner(path, shapes):
     return run, (net, blobs, workspace)
 
 
-def agent_runner(agent, path, runtime):
+def agent_runner(agent: str, path: str, runtime: str) -> Tuple[Callable[[], Any], Any]:
     """A function that runs any other file once."""
-    spec = importlib.util.spec_from_file_location("agent", agent)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, os.path.dirname(agent))
+    module: Any = importlib.import_module(os.path.basename(agent)[: -len(".py")])
     session = module.OPENERS[runtime][0](path, 1)
     feed = [np.full([max(1, int(n)) for n in i["shape"]], 0.01, i["dtype"]) for i in session.inputs]
     return lambda: session.run(feed), session
 
 
-def main(agent, path, runtime, shapes):
+def main(agent: str, path: str, runtime: str, shapes: str) -> None:
     """Warm up, mark, run, mark."""
-    run, keep = ncnn_runner(path, json.loads(shapes)) if runtime == "ncnn" else agent_runner(agent, path, runtime)
+    told: Dict[str, Any] = json.loads(shapes)
+    run, keep = ncnn_runner(path, told) if runtime == "ncnn" else agent_runner(agent, path, runtime)
     prctl = ctypes.CDLL(None).prctl
     gc.disable()
     run()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgedistill.types import Array, Json
 
     from ._predict_graph import Graph, Layer
+    from ._predict_profile import Memory
 
 FILE = DATA / "memory.yaml"
 FEATURES = ("weights", "transformed_weights", "patches", "largest_layer", "arena", "constant", "layers")
@@ -113,16 +114,15 @@ def predict(graph: Graph, runtime: str) -> Json:
     }  # fmt: skip
 
 
-def fits(graph: Graph, memory: Json, budget_mb: float | None, micro: tuple[float | None, float | None]) -> Json:
+def fits(graph: Graph, memory: Json, device: Memory) -> Json:
     """Does it fit: total against the budget; on a microcontroller arena against SRAM and weights against flash.
 
     Args:
         graph: the network.
         memory: of `predict`.
-        budget_mb: what an application may take; None: not known.
-        micro: SRAM and flash in KiB; None where the device is none.
+        device: what the profile knows of the device's memory.
     """
-    sram_kb, flash_kb = micro
+    sram_kb, flash_kb, budget_mb = device.sram_kb, device.flash_kb, device.app_budget_mb
     if sram_kb is not None and flash_kb is not None:
         arena = arena_elements(graph) * graph.item_bytes
         return {

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 _FREE = frozenset({"Split", "Input", "Reshape", "Flatten", "Squeeze", "ExpandDims", "MemoryData", "Noop", "PriorBox",
                    "Dropout", "Quantize", "Dequantize", "Requantize", "Cast"})  # fmt: skip
 _MEMORY = frozenset({
-    "BinaryOp", "UnaryOp", "Eltwise", "Concat", "Pooling", "Swish", "ReLU", "Clip", "HardSwish", "HardSigmoid", "Sigmoid",
-    "TanH", "PReLU", "ELU", "SELU", "GELU", "Mish", "ShuffleChannel", "Permute", "Slice", "Crop", "Softmax", "LayerNorm",
+    "BinaryOp", "UnaryOp", "Eltwise", "Concat", "Pooling", "Swish", "ReLU", "Clip", "HardSwish", "HardSigmoid",
+    "Sigmoid",
+    "TanH", "PReLU", "ELU", "SELU", "GELU", "Mish", "ShuffleChannel", "Permute", "Slice", "Crop", "Softmax",
+    "LayerNorm",
     "Reduction", "Padding", "Interp", "LRN", "DetectionOutput", "Yolov3DetectionOutput", "YoloDetectionOutput",
     "BatchNorm", "InstanceNorm", "GroupNorm", "RMSNorm", "Scale", "Bias", "Power", "Normalize", "PixelShuffle", "Reorg",
     "Tile", "Exp", "Log", "AbsVal", "Threshold", "CumulativeSum", "GLU", "Fold", "Unfold", "CopyTo", "Erf", "Celu",

@@ -42,7 +42,10 @@ class Builder:
         positions = after[1] * after[2]
         name = str(len(self.sizes))
         self._add(
-            Layer("conv", name, (self.last,), (name,), size * positions, size, kernel, stride, groups, (channels, out), positions),
+            Layer(
+                "conv", name, (self.last,), (name,), size * positions, size, kernel, stride, groups, (channels, out),
+                positions,
+            ),
             after,
         )  # fmt: skip
 

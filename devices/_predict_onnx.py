@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 _ACTIVATIONS = {
     "Relu": "relu", "Clip": "clip", "LeakyRelu": "leaky_relu", "Sigmoid": "sigmoid", "HardSigmoid": "hard_sigmoid",
-    "HardSwish": "hard_swish", "Tanh": "tanh", "Mish": "mish", "BatchNormalization": "batch_norm", "PRelu": "leaky_relu",
+    "HardSwish": "hard_swish", "Tanh": "tanh", "Mish": "mish", "BatchNormalization": "batch_norm",
+    "PRelu": "leaky_relu",
 }  # fmt: skip
 _FREE = frozenset({
     "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout", "Constant", "Shape", "ConstantOfShape", "Cast",
@@ -26,7 +27,7 @@ _MEMORY = frozenset({
     "Transpose", "Pad", "Resize", "Upsample", "DepthToSpace", "SpaceToDepth", "ReduceMean", "ReduceSum", "ReduceMax",
     "ReduceMin", "ReduceL2", "ReduceProd", "ArgMax", "ArgMin", "TopK", "LayerNormalization", "InstanceNormalization",
     "GroupNormalization", "RMSNormalization", "LpNormalization", "LRN", "Tile", "CumSum", "Swish", "Sin", "Cos",
-    "NonMaxSuppression", "ScatterND", "ScatterElements", "Greater", "GreaterOrEqual", "LessOrEqual", "Mod", "Trilu",
+    "NonMaxSuppression", "ScatterND", "ScatterElements", "GreaterOrEqual", "LessOrEqual", "Mod", "Trilu",
 })  # fmt: skip
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "ConvInteger", "QLinearConv"})
 _PRODUCTS = frozenset({"Gemm", "MatMul", "MatMulInteger", "QLinearMatMul"})

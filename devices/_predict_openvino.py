@@ -47,7 +47,8 @@ def read(path: Path) -> Graph:
     layers = [_layer(op, constants, unknown) for op in ops if op.get_friendly_name() not in constants]
     sizes = {
         _name(port): math.prod(port.shape)
-        for op in ops if op.get_friendly_name() not in constants for port in op.outputs() if port.partial_shape.is_static
+        for op in ops if op.get_friendly_name() not in constants
+        for port in op.outputs() if port.partial_shape.is_static
     }  # fmt: skip
     outputs = tuple(_name(port.get_node().input_value(0)) for port in model.outputs)
     stored = sum(op.data.nbytes for op in ops if op.get_type_name() == "Constant")

@@ -13,7 +13,7 @@ from edgedistill.types import file_sha256
 from . import _predict_graph as graphs
 from . import _predict_profile as shelf
 from ._predict_answer import RUNTIMES
-from ._predict_build import CALIBRATED, graph_predictor
+from ._predict_build import CALIBRATED, COMMON, graph_predictor
 from ._predict_fit import Anchors, shared_prior
 from ._predict_profile import SCHEMA, Block, Profile
 from ._predict_read import read_graph
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgedistill.types import Array, Json
 
     from ._predict_graph import Graph
+    from ._predict_profile import Arithmetic, Status
 
 LEAST = 3
 _FASTER, _SLOWER = 8.0, 30.0
@@ -47,7 +48,11 @@ def require_free(name: str, *, replace: bool) -> None:
         )  # fmt: skip
     if not name.replace("-", "").replace(".", "").replace("_", "").isalnum() or name != name.lower():
         raise UsageError(
-            f"{name!r} is no id", where="--name", expected="small letters, digits, - . _", got=repr(name), fix="my-board"
+            f"{name!r} is no id",
+            where="--name",
+            expected="small letters, digits, - . _",
+            got=repr(name),
+            fix="my-board",
         )
 
 
@@ -72,20 +77,21 @@ def calibrate(
     """
     if len(rows) < LEAST or len({row["family"] for row in rows}) < LEAST:
         raise UsageError(
-            f"{len(rows)} timings are too few", where=facts["source"], expected=f"{LEAST} networks of {LEAST} families or more",
+            f"{len(rows)} timings are too few", where=facts["source"],
+            expected=f"{LEAST} networks of {LEAST} families or more",
             got=", ".join(row["path"].name for row in rows) or "none", fix="add networks",
         )  # fmt: skip
     _require_different(rows, facts)
     read = [read_graph(row["path"]) for row in rows]
     for row, graph in zip(rows, read, strict=True):
         _require_milliseconds(row, graph, facts)
-    precision = "int8" if all(graph.quantized for graph in read) else "float"
+    precision: Arithmetic = "int8" if all(graph.quantized for graph in read) else "float"
     anchors = Anchors(
         tuple(row["path"].stem for row in rows), tuple(row["family"] for row in rows),
         np.array([graphs.features(graph) for graph in read]), np.array([row["ms"] for row in rows]),
     )  # fmt: skip
-    predictor = graph_predictor(anchors, like(facts["machine"]), few=True)
-    status = "calibrated" if len(rows) >= CALIBRATED else "few-shot"
+    predictor = graph_predictor(anchors, like(facts["machine"]), few=True, known=COMMON)
+    status: Status = "calibrated" if len(rows) >= CALIBRATED else "few-shot"
     if status == "few-shot":
         predictor = predictor.model_copy(update={"spread": max(predictor.spread, _typical_spread())})
     block = Block(
@@ -116,13 +122,13 @@ def _profile(name: str, facts: Json, block: Block, app_budget_mb: float | None) 
 
 def like(machine: str) -> Array:
     """Proportions of operator-class costs on shipped boards of the same architecture, one thread, float."""
-    found = []
-    for profile in shelf.profiles().values():
-        x86 = profile.class_.startswith("x86")
-        for block in profile.runtimes if x86 == (machine in _X86) else ():
-            if (block.runtime, block.threads, block.precision, block.status) == ("ncnn", 1, "float", "calibrated"):
-                found.append(np.array([block.graph.costs[name] for name in graphs.FEATURES]) if block.graph else None)
-    costs = [cost for cost in found if cost is not None]
+    costs = [
+        np.array([block.graph.costs[name] for name in graphs.FEATURES])
+        for profile in shelf.profiles().values() if profile.class_.startswith("x86") == (machine in _X86)
+        for block in profile.runtimes
+        if (block.runtime, block.threads, block.precision, block.status) == ("ncnn", 1, "float", "calibrated")
+        and block.graph is not None
+    ]  # fmt: skip
     return shared_prior(costs, [_typical()] * len(costs))
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "edgedistill.profile/1"
 SHIPPED = Path(__file__).parent / "profiles"
+Arithmetic = Literal["float", "int8"]
 Status = Literal["calibrated", "few-shot", "transferred", "spec-only"]
 
 
@@ -90,7 +91,7 @@ class Block(_Frozen):
     versions: str
     threads: int = Field(ge=1)
     affinity: str
-    precision: Literal["float", "int8"]
+    precision: Arithmetic
     status: Status
     source: str
     counts: Predictor | None = None
@@ -141,7 +142,7 @@ class Profile(_Frozen):
 
 
 def own_folder() -> Path:
-    """Where the user's own profiles lie: EDGEDISTILL_PROFILES, else edgedistill/profiles in the configuration folder."""
+    """The user's own profiles: EDGEDISTILL_PROFILES, else edgedistill/profiles in the configuration folder."""
     configuration = os.environ.get("XDG_CONFIG_HOME") or str(Path("~/.config").expanduser())
     return Path(os.environ.get("EDGEDISTILL_PROFILES") or Path(configuration) / "edgedistill" / "profiles")
 
@@ -153,7 +154,7 @@ def read(path: Path) -> Profile:
         UsageError: no YAML, another schema, a key that is missing, unknown or wrong; it names file and key.
     """
     try:
-        document: Any = yaml.load(path.read_text(encoding="utf-8"), Loader=_loader())
+        document: Any = yaml.load(path.read_text(encoding="utf-8"), Loader=_loader())  # noqa: S506 - a safe loader, in C where there is one
         return Profile.model_validate(document)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -170,7 +171,9 @@ def read(path: Path) -> Profile:
         ) from error  # fmt: skip
 
 
-_FIX = "mend the key (docs/prediction.md tells what each holds), or write the profile anew: edgedistill devices calibrate"
+_FIX = (
+    "mend the key (docs/prediction.md tells what each holds), or write the profile anew: edgedistill devices calibrate"
+)
 
 
 def _loader() -> Any:

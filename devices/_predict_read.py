@@ -38,8 +38,10 @@ def read_graph(path: Path) -> Graph:
     """
     if path.suffix not in READERS or not path.is_file():
         raise UsageError(
-            f"{path} is not an artifact", where=str(path), expected="an existing file; " + nearest(path.suffix, READERS),
-            got="nothing at this path" if path.suffix in READERS else repr(path.suffix), fix="give a file of a known format",
+            f"{path} is not an artifact", where=str(path),
+            expected="an existing file; " + nearest(path.suffix, READERS),
+            got="nothing at this path" if path.suffix in READERS else repr(path.suffix),
+            fix="give a file of a known format",
         )  # fmt: skip
     module, extra = READERS[path.suffix]
     try:
@@ -87,7 +89,8 @@ def ncnn_inputs(path: Path) -> dict[str, tuple[int, ...]]:
     found = {spec["name"]: spec["shape"] for spec in agent._ncnn_inputs(layers)}  # noqa: SLF001 - as above
     if any(shape is None for shape in found.values()):
         raise ArtifactError(
-            f"{path.name} does not tell the shape of its input", where=str(path), expected="Input layers with 0=W 1=H 2=C",
+            f"{path.name} does not tell the shape of its input", where=str(path),
+            expected="Input layers with 0=W 1=H 2=C",
             got="none", fix="export it with EdgeDistill, or add the sizes to the Input layer's line",
         )  # fmt: skip
     return {name: tuple(shape) for name, shape in found.items()}

@@ -10,6 +10,7 @@ from . import _predict_memory as memory
 from . import _predict_profile as shelf
 from . import _predict_transfer as transfer
 from ._predict_build import build
+from ._predict_data import DATA, rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,9 +33,9 @@ def remake() -> list[Path]:
             path.unlink()
     summary = transfer.summarise(transfer.tried({profile.id: profile for profile in made}))
     models = {"ncnn": _model(memory.ncnn_anchors(), _BASES["ncnn"])}
-    if (memory.DATA / "onnxruntime_host_memory.csv").is_file():
-        rows = memory.rows("onnxruntime_host_memory.csv")
-        models["onnxruntime"] = _model(memory.onnxruntime_anchors(), float(rows[0]["base_bytes"]))
+    if (DATA / "onnxruntime_host_memory.csv").is_file():
+        table = rows("onnxruntime_host_memory.csv")
+        models["onnxruntime"] = _model(memory.onnxruntime_anchors(), float(table[0]["base_bytes"]))
     for path, document in ((transfer.FILE, summary), (memory.FILE, models)):
         path.write_text(_HEAD + yaml.dump(document, sort_keys=False), encoding="utf-8")
         written.append(path)
@@ -45,5 +46,6 @@ def _model(anchors: Anchors, base_bytes: float) -> Json:
     costs, found = memory.fitted(anchors)
     return {
         "costs": {name: float(f"{cost:.5g}") for name, cost in costs.items()}, "base_bytes": base_bytes,
-        "anchors": len(anchors.names), "mdape": float(f"{found.mdape:.4g}"), "within20": float(f"{found.within(0.2):.4g}"),
+        "anchors": len(anchors.names), "mdape": float(f"{found.mdape:.4g}"),
+        "within20": float(f"{found.within(0.2):.4g}"),
     }  # fmt: skip

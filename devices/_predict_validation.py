@@ -11,7 +11,7 @@ from . import _predict_counts as counts
 from . import _predict_graph as graphs
 from . import _predict_memory as memory
 from ._predict_build import boards
-from ._predict_data import count_anchors, graph_anchors, host_times, ncnn_times, pixel_anchors
+from ._predict_data import DATA, count_anchors, graph_anchors, host_times, ncnn_times, pixel_anchors
 from ._predict_fit import FEW_STRENGTH, Anchors, fit, held_out, shared_prior, validate
 from ._predict_profile import profiles
 from ._predict_transfer import summarise, tried
@@ -83,11 +83,12 @@ def validation() -> Json:
         "boards": rows,
         "four_threads_alone": {name: found.mdape for name, found in with_four.items() if name not in by_counts},
         "summary": {
-            "counts": _over_boards(by_counts), "graph": _over_boards(by_graph), "counts_4_threads": _over_boards(with_four),
+            "counts": _over_boards(by_counts), "graph": _over_boards(by_graph),
+            "counts_4_threads": _over_boards(with_four),
             "graph_4_threads": _over_boards(graph_four), "graph_with_host": float(np.median(list(hosted.values()))),
             "few_shot": float(np.median(list(few.values()))),
         },
-        "pixel_3": {precision: validate(pixel_anchors(precision), graphs.PRIOR).mdape for precision in ("float", "int8")},
+        "pixel_3": {kind: validate(pixel_anchors(kind), graphs.PRIOR).mdape for kind in ("float", "int8")},
         "int8": int8(), "transfer": _transfer(), "memory": _memory(),
     }  # fmt: skip
 
@@ -144,7 +145,7 @@ def _few(anchors: Anchors, prior: Array, chosen: Array) -> Array:
     test = np.array([family not in known for family in anchors.families])
     costs = fit(anchors.take(mask), prior, FEW_STRENGTH)
     rest = anchors.take(test)
-    return np.abs(rest.features @ costs / rest.times_ms - 1)
+    return np.asarray(np.abs(rest.features @ costs / rest.times_ms - 1))
 
 
 def int8() -> Json:
@@ -172,7 +173,7 @@ def _transfer() -> Json:
 
 def _memory() -> Json:
     sets = {"ncnn": memory.ncnn_anchors}
-    if (memory.DATA / "onnxruntime_host_memory.csv").is_file():
+    if (DATA / "onnxruntime_host_memory.csv").is_file():
         sets["onnxruntime"] = memory.onnxruntime_anchors
     result = {}
     for runtime, anchors_of in sets.items():

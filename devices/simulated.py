@@ -139,9 +139,7 @@ def _predict(path: Path, graph: Graph, profile: Profile, choice: Choice, predict
     return {**found, "flags": [*found["flags"], *note]}
 
 
-def _counted(
-    path: Path, profile: Profile, choice: Choice, predictor: str | None
-) -> tuple[Array | None, list[str]]:
+def _counted(path: Path, profile: Profile, choice: Choice, predictor: str | None) -> tuple[Array | None, list[str]]:
     """The counts, if they are to be used; and what to say where they could not be."""
     costs = choice.block.counts
     if predictor == "graph" or (costs is None and predictor is None):

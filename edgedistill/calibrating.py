@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgedistill.types import Json
 
 ROUNDS = 5
-"""Fresh processes per network, interleaved; the least of their medians counts."""
+"""Fresh processes per network, interleaved; the least of their lower quartiles counts."""
 _QUERIES = 30
 _SECONDS = 0.4
 _DISAGREE = 1.25
@@ -51,7 +51,7 @@ class Board:
 
 @dataclass(frozen=True)
 class Timing:
-    """A network's file, its family (held out together), its rounds' median latencies."""
+    """A network's file, its family (held out together), the lower quartile of each round's latencies."""
 
     path: Path
     family: str
@@ -59,7 +59,7 @@ class Timing:
 
     @property
     def ms(self) -> float:
-        """The least of the rounds: what the board can do when nothing is in the way."""
+        """The least of the rounds: what the board does when nothing is in the way."""
         return min(self.rounds_ms)
 
 
@@ -118,9 +118,11 @@ def measured(
     order = [*files] * ROUNDS
     for number, name in enumerate(order):
         on_step(number, len(order), name)
-        job = BenchmarkJob(files[name], board.runtime, threads=board.threads, min_queries=_QUERIES, min_duration_s=_SECONDS)
+        job = BenchmarkJob(
+            files[name], board.runtime, threads=board.threads, min_queries=_QUERIES, min_duration_s=_SECONDS
+        )
         latencies = load_device(device).run(device, job).document["latency_ns"]
-        found[name].append(float(np.median(latencies)) / 1e6)
+        found[name].append(float(np.quantile(latencies, 0.25)) / 1e6)
     return [Timing(files[name], name, tuple(rounds)) for name, rounds in found.items()]
 
 
@@ -188,7 +190,7 @@ def _timing(row: dict[str, str], number: int, path: Path) -> Timing:
         wrong, got = ("ms", row["ms"]) if file.is_file() else ("model", row["model"])
         raise UsageError(
             f"row {number} of {path.name} is no timing", where=f"{path}, row {number}, column {wrong}",
-            expected="a positive number of milliseconds" if wrong == "ms" else "a file, relative to the CSV", got=repr(got),
-            fix="correct the row",
+            expected="a positive number of milliseconds" if wrong == "ms" else "a file, relative to the CSV",
+            got=repr(got), fix="correct the row",
         )  # fmt: skip
     return Timing(file, row.get("family") or file.stem, (ms,))

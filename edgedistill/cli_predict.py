@@ -17,19 +17,29 @@ def predict(
     ] = None,
     runtime: Annotated[
         str | None,
-        typer.Option("--runtime", help="ncnn, tflite, onnxruntime, openvino. Default: the file's; of ONNX, what the profile knows best."),
+        typer.Option(
+            "--runtime",
+            help="ncnn, tflite, onnxruntime, openvino. Default: the file's; of ONNX, what the profile knows best.",
+        ),
     ] = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Default: 1, or the fewest a profile has.")] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Default: 1, or the fewest a profile has.")
+    ] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="fp32, fp16, int8. Default: the file's.")] = None,
     predictor: Annotated[
         str | None,
-        typer.Option("--predictor", help="counts (one emulated run) or graph (operator classes). Default: counts where it can."),
+        typer.Option(
+            "--predictor", help="counts (one emulated run) or graph (operator classes). Default: counts where it can."
+        ),
     ] = None,
     budget_ms: Annotated[
-        float | None, typer.Option("--budget-ms", min=0, help="The interval's upper end must keep within; exit code 1 if not.")
+        float | None,
+        typer.Option("--budget-ms", min=0, help="The interval's upper end must keep within; exit code 1 if not."),
     ] = None,
     budget_mb: Annotated[float | None, typer.Option("--budget-mb", min=0, help="So must the memory.")] = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Draw the predictions with their intervals: an SVG.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw the predictions with their intervals: an SVG.")
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
@@ -63,10 +73,14 @@ def calibrate(
     anchors: Annotated[
         Path | None, typer.Option("--anchors", help="Timings instead: a CSV with the columns model (a file) and ms.")
     ] = None,
-    runtime: Annotated[str, typer.Option("--runtime", help="ncnn, onnxruntime, litert, tflite-runtime, openvino.")] = "onnxruntime",
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="ncnn, onnxruntime, litert, tflite-runtime, openvino.")
+    ] = "onnxruntime",
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")] = 1,
     few_shot: Annotated[bool, typer.Option("--few-shot", help="Three networks instead of a dozen.")] = False,
-    budget_mb: Annotated[float | None, typer.Option("--app-budget-mb", min=0, help="What an application may take there.")] = None,
+    budget_mb: Annotated[
+        float | None, typer.Option("--app-budget-mb", min=0, help="What an application may take there.")
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Write over an own profile of this name.")] = False,
     as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001 - read in main
@@ -87,12 +101,16 @@ def calibrate(
     else:
         watch = TerminalWatch()
         with watch.bar:
-            found = from_device(board, str(device), lambda done, total, text: watch.step(f"measure {text}", done, total))
+            found = from_device(
+                board, str(device), lambda done, total, text: watch.step(f"measure {text}", done, total)
+            )
     if as_json:
         emit(found)
     else:
         error = f"{found['mdape']:.1%}" if found["mdape"] is not None else "unknown"
-        say(f"{found['path']}: sim:{name}, {found['status']}, {found['anchors']} anchors, median error {error} (held out)")
+        say(
+            f"{found['path']}: sim:{name}, {found['status']}, {found['anchors']} anchors, median error {error} (held out)"
+        )
         for flag in found["flags"]:
             say(f"  {flag}")
     return 0

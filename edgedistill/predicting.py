@@ -55,8 +55,8 @@ def predict(
     """Predict a file on simulated devices (none named: all of them).
 
     Returns:
-        `predictions`, the fastest first, each a predicted measurement, and `refused`: device, reason, fix. With a budget
-        each prediction has `meets_budget`: whether the upper end of its interval, or its memory, keeps within.
+        `predictions`, the fastest first, each a predicted measurement, and `refused`: device, reason, fix. With a
+        budget each prediction has `meets_budget`: whether the upper end of its interval, or its memory, keeps within.
 
     Raises:
         UsageError: an unknown device, predictor, precision or file, or no emulator for the predictor `counts`.
@@ -64,14 +64,14 @@ def predict(
     """
     if predictor not in (None, *PREDICTORS):
         raise UsageError(
-            f"unknown predictor {predictor!r}", where="--predictor", expected=", ".join(PREDICTORS), got=repr(predictor),
-            fix="use one of these, or leave it out",
+            f"unknown predictor {predictor!r}", where="--predictor", expected=", ".join(PREDICTORS),
+            got=repr(predictor), fix="use one of these, or leave it out",
         )  # fmt: skip
     found: Json = _simulator().predict(
         artifact, list(devices), runtime=runtime, threads=threads, precision=_arithmetic(precision), predictor=predictor
     )
     for one in found["predictions"]:
-        one |= _within(one, budget_ms, budget_mb)
+        one.update(_within(one, budget_ms, budget_mb))
     return found
 
 

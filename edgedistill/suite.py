@@ -24,7 +24,8 @@ class Skip(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Add."""
-        return x + self.body(x)
+        total: torch.Tensor = x + self.body(x)
+        return total
 
 
 class Fork(nn.Module):
@@ -73,14 +74,18 @@ def conv(cin: int, cout: int, kernel: int = 3, stride: int = 1, groups: int = 1)
 
 def _plain(widths: tuple[int, ...]) -> nn.Module:
     steps = pairwise((3, *widths))
-    return Network(nn.Sequential(*(conv(a, b, 3, 2 if n % 2 == 0 else 1) for n, (a, b) in enumerate(steps))), widths[-1])
+    return Network(
+        nn.Sequential(*(conv(a, b, 3, 2 if n % 2 == 0 else 1) for n, (a, b) in enumerate(steps))), widths[-1]
+    )
 
 
 def _depthwise(width: int, kernel: int = 3, *, gate: bool = False) -> nn.Module:
     layers, channels = [conv(3, width, 3, 2)], width
     for out, stride in ((2, 1), (4, 2), (4, 1), (8, 2), (8, 1), (16, 2), (16, 1)):
         layers.append(conv(channels, channels, kernel, stride, channels))
-        layers.append(nn.Sequential(Gate(channels), conv(channels, out * width, 1)) if gate else conv(channels, out * width, 1))
+        layers.append(
+            nn.Sequential(Gate(channels), conv(channels, out * width, 1)) if gate else conv(channels, out * width, 1)
+        )
         channels = out * width
     return Network(nn.Sequential(*layers), channels)
 
@@ -123,7 +128,8 @@ def _fire(width: int) -> nn.Module:
 
 def _dense(width: int) -> nn.Module:
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(3 * 16 * 16, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 100)
+        nn.Flatten(), nn.Linear(3 * 16 * 16, width), nn.ReLU(),
+        nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 100),
     )  # fmt: skip
 
 

@@ -23,7 +23,16 @@ def show_predictions(found: list[Json], console: Console, refused: list[Json] | 
     if found:
         table = Table(title="predicted, batch 1", title_justify="left", header_style="bold")
         words = ("artifact", "device", "runtime", "by", "evidence", "flags")
-        for heading in (*words[:4], "threads", "p50, ms", "80% interval, ms", "error", "memory, MB", "fits", *words[4:]):
+        for heading in (
+            *words[:4],
+            "threads",
+            "p50, ms",
+            "80% interval, ms",
+            "error",
+            "memory, MB",
+            "fits",
+            *words[4:],
+        ):
             table.add_column(heading, justify="left" if heading in words else "right", no_wrap=heading == "device")
         for one in found:
             table.add_row(*_row(one))
@@ -92,7 +101,9 @@ def show_catalogue(found: list[Json], console: Console) -> None:
 def show_profile(found: Json, console: Console) -> None:
     """One simulated device: what it is, what is known of each block's error, where the facts come from."""
     status = found["status"] + (" UNVALIDATED" if found["status"] in UNVALIDATED else "")
-    clusters = ", ".join(f"{c['count']} x {c['core']}" + (f" at {c['ghz']} GHz" if c["ghz"] else "") for c in found["clusters"])
+    clusters = ", ".join(
+        f"{c['count']} x {c['core']}" + (f" at {c['ghz']} GHz" if c["ghz"] else "") for c in found["clusters"]
+    )
     for key, value in (
         ("id", found["id"]), ("name", found["name"]), ("class", found["class"]), ("status", status),
         ("soc", found["soc"]), ("cores", clusters), ("memory", _told(found["memory"])),
@@ -103,15 +114,27 @@ def show_profile(found: Json, console: Console) -> None:
         mark = "" if origin["verified"] else " (NOT VERIFIED)"
         console.print(Text(f"  {field}: {origin['source']}, {origin['licence']}{mark}"))
     table = Table(title="evidence", title_justify="left", header_style="bold")
-    for heading in ("runtime", "threads", "precision", "predictor", "status", "anchors", "families", "error", "within 20%", "80% interval"):
+    for heading in (
+        "runtime",
+        "threads",
+        "precision",
+        "predictor",
+        "status",
+        "anchors",
+        "families",
+        "error",
+        "within 20%",
+        "80% interval",
+    ):
         table.add_column(heading)
     for block in found["runtimes"]:
         for kind in ("counts", "graph"):
             one = block[kind]
             if one is not None:
                 table.add_row(
-                    block["runtime"], f"{block['threads']} {block['affinity']}", block["precision"], kind, block["status"],
-                    str(one["anchors"]), str(one["families"]), _percent(one["mdape"]), _percent(one["within20"]),
+                    block["runtime"], f"{block['threads']} {block['affinity']}", block["precision"], kind,
+                    block["status"], str(one["anchors"]), str(one["families"]), _percent(one["mdape"]),
+                    _percent(one["within20"]),
                     f"x/÷ {2.718281828459045 ** one['spread']:.2f}",
                 )  # fmt: skip
     console.print(table)
