@@ -181,6 +181,13 @@ def validation() -> Json:
     return found()
 
 
+def memory_features(path: Path) -> dict[str, float]:
+    """What the memory model reads from a file, by name (`_predict_memory.FEATURES`)."""
+    from ._predict_memory import FEATURES, features
+
+    return dict(zip(FEATURES, features(read_graph(path)).tolist(), strict=True))
+
+
 def require_free(name: str, *, replace: bool) -> None:
     """Whether an own profile of this name may be written (`_predict_own.require_free`)."""
     from ._predict_own import require_free as check

@@ -410,6 +410,10 @@ def devices_list(
 @devices_app.command("show")
 def devices_show(
     device: Annotated[str, typer.Argument(metavar="ID", help="A device, as `devices list` names it.")],
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", help="Draw a simulated device's anchors, predicted against published: an SVG."),
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
@@ -420,6 +424,12 @@ def devices_show(
 
     simulated = is_predicted(device) and ":" in device
     found = profile_of(device) if simulated else load_device(device).describe(device).to_json()
+    if plot is not None and simulated:
+        from edgedistill.report.prediction_plot import anchors_picture
+        from edgedistill.runs import storage_errors, write_atomically
+
+        with storage_errors(plot.parent):
+            write_atomically(plot, anchors_picture(found))
     if as_json:
         emit({"devices": [found]})
     elif simulated:

@@ -72,14 +72,16 @@ def conv(cin: int, cout: int, kernel: int = 3, stride: int = 1, groups: int = 1)
     return nn.Sequential(body, nn.BatchNorm2d(cout), nn.ReLU())
 
 
-def _plain(widths: tuple[int, ...]) -> nn.Module:
+def plain(widths: tuple[int, ...]) -> nn.Module:
+    """3x3 convolutions, every other one with stride 2."""
     steps = pairwise((3, *widths))
     return Network(
         nn.Sequential(*(conv(a, b, 3, 2 if n % 2 == 0 else 1) for n, (a, b) in enumerate(steps))), widths[-1]
     )
 
 
-def _depthwise(width: int, kernel: int = 3, *, gate: bool = False) -> nn.Module:
+def depthwise(width: int, kernel: int = 3, *, gate: bool = False) -> nn.Module:
+    """Depthwise and 1x1 convolutions in turn, as in MobileNetV1; with `gate`, weighted channels."""
     layers, channels = [conv(3, width, 3, 2)], width
     for out, stride in ((2, 1), (4, 2), (4, 1), (8, 2), (8, 1), (16, 2), (16, 1)):
         layers.append(conv(channels, channels, kernel, stride, channels))
@@ -90,7 +92,8 @@ def _depthwise(width: int, kernel: int = 3, *, gate: bool = False) -> nn.Module:
     return Network(nn.Sequential(*layers), channels)
 
 
-def _inverted(width: int, expand: int) -> nn.Module:
+def inverted(width: int, expand: int) -> nn.Module:
+    """Inverted residuals, as in MobileNetV2."""
     layers, channels = [conv(3, width, 3, 2)], width
     for out, stride in ((1, 1), (2, 2), (2, 1), (4, 2), (4, 1), (8, 2), (8, 1)):
         inner = expand * channels
@@ -101,7 +104,8 @@ def _inverted(width: int, expand: int) -> nn.Module:
     return Network(nn.Sequential(*layers), channels)
 
 
-def _residual(width: int, groups: int = 1, *, bottleneck: bool = False) -> nn.Module:
+def residual(width: int, groups: int = 1, *, bottleneck: bool = False) -> nn.Module:
+    """Residual blocks, plain or with a bottleneck, perhaps grouped."""
     layers, channels = [conv(3, width, 7, 2)], width
     for factor in (1, 2, 4):
         out = factor * width
@@ -115,7 +119,8 @@ def _residual(width: int, groups: int = 1, *, bottleneck: bool = False) -> nn.Mo
     return Network(nn.Sequential(*layers), channels)
 
 
-def _fire(width: int) -> nn.Module:
+def fire(width: int) -> nn.Module:
+    """Squeeze and expand, as in SqueezeNet."""
     layers: list[nn.Module] = [conv(3, 2 * width, 3, 2), nn.MaxPool2d(2)]
     channels = 2 * width
     for factor in (1, 1, 2, 2):
@@ -126,7 +131,8 @@ def _fire(width: int) -> nn.Module:
     return Network(nn.Sequential(*layers), channels)
 
 
-def _dense(width: int) -> nn.Module:
+def dense(width: int) -> nn.Module:
+    """Three dense layers."""
     return nn.Sequential(
         nn.Flatten(), nn.Linear(3 * 16 * 16, width), nn.ReLU(),
         nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 100),
@@ -134,32 +140,32 @@ def _dense(width: int) -> nn.Module:
 
 
 SUITE: dict[str, tuple[Callable[[], nn.Module], int]] = {
-    "plain-64": (lambda: _plain((32, 32, 64, 64, 128)), 64),
-    "plain-128": (lambda: _plain((32, 64, 64, 128, 128, 256)), 128),
-    "depthwise-96": (lambda: _depthwise(16), 96),
-    "depthwise-160": (lambda: _depthwise(32), 160),
-    "gated-128": (lambda: _depthwise(24, 5, gate=True), 128),
-    "inverted-128": (lambda: _inverted(16, 6), 128),
-    "inverted-224": (lambda: _inverted(16, 4), 224),
-    "residual-96": (lambda: _residual(48), 96),
-    "bottleneck-160": (lambda: _residual(64, bottleneck=True), 160),
-    "grouped-128": (lambda: _residual(64, 8, bottleneck=True), 128),
-    "fire-160": (lambda: _fire(64), 160),
-    "dense-16": (lambda: _dense(1536), 16),
+    "plain-64": (lambda: plain((32, 32, 64, 64, 128)), 64),
+    "plain-128": (lambda: plain((32, 64, 64, 128, 128, 256)), 128),
+    "depthwise-96": (lambda: depthwise(16), 96),
+    "depthwise-160": (lambda: depthwise(32), 160),
+    "gated-128": (lambda: depthwise(24, 5, gate=True), 128),
+    "inverted-128": (lambda: inverted(16, 6), 128),
+    "inverted-224": (lambda: inverted(16, 4), 224),
+    "residual-96": (lambda: residual(48), 96),
+    "bottleneck-160": (lambda: residual(64, bottleneck=True), 160),
+    "grouped-128": (lambda: residual(64, 8, bottleneck=True), 128),
+    "fire-160": (lambda: fire(64), 160),
+    "dense-16": (lambda: dense(1536), 16),
 }
 """Name -> how it is made, and its image's height and width; three channels."""
 
 UNSEEN: dict[str, tuple[Callable[[], nn.Module], int]] = {
-    "plain-96": (lambda: _plain((16, 48, 96, 96)), 96),
-    "depthwise-128": (lambda: _depthwise(24), 128),
-    "depthwise-224": (lambda: _depthwise(16), 224),
-    "kernel5-112": (lambda: _depthwise(32, 5), 112),
-    "inverted-160": (lambda: _inverted(24, 4), 160),
-    "inverted-96": (lambda: _inverted(24, 6), 96),
-    "residual-128": (lambda: _residual(32), 128),
-    "bottleneck-96": (lambda: _residual(96, bottleneck=True), 96),
-    "fire-112": (lambda: _fire(96), 112),
-    "gated-96": (lambda: _depthwise(32, gate=True), 96),
+    "plain-96": (lambda: plain((16, 48, 96, 96)), 96),
+    "depthwise-128": (lambda: depthwise(24), 128),
+    "depthwise-224": (lambda: depthwise(16), 224),
+    "kernel5-112": (lambda: depthwise(32, 5), 112),
+    "inverted-160": (lambda: inverted(24, 4), 160),
+    "inverted-96": (lambda: inverted(24, 6), 96),
+    "residual-128": (lambda: residual(32), 128),
+    "bottleneck-96": (lambda: residual(96, bottleneck=True), 96),
+    "fire-112": (lambda: fire(96), 112),
+    "gated-96": (lambda: depthwise(32, gate=True), 96),
 }
 """Ten more, to try a calibrated profile on: none is in the suite."""
 

@@ -9,14 +9,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgedistill.errors import ArtifactError, DeviceError, PluginError
+from edgedistill.errors import ArtifactError, DeviceError, PluginError, UsageError
 from edgedistill.plugins import VERBS, find_plugin, load_device, plugin_names
 from edgedistill.types import BenchmarkJob
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-EXAMPLES = {"cpu": "cpu", "arm": "arm:cortex-a53", "armv7": "armv7:cortex-a7"}
+EXAMPLES = {"cpu": "cpu", "arm": "arm:cortex-a53", "armv7": "armv7:cortex-a7", "sim": "sim:raspberry-pi-4b"}
 """A device of each scheme that can be had without hardware of one's own."""
 
 
@@ -65,6 +65,10 @@ def emulated(device: str) -> bool:
 @pytest.mark.parametrize("device", EXAMPLES.values())
 def test_computes_and_measures(device: str, doubling: Path, tmp_path: Path) -> None:
     plugin: Any = load_device(ready(device))
+    if plugin.__dict__.get("SOURCE") == "predicted":
+        with pytest.raises(UsageError, match="nothing runs"):
+            plugin.run(device, BenchmarkJob(doubling, "onnxruntime"))
+        return
     if "onnxruntime" not in getattr(plugin, "RUNTIMES", ["onnxruntime"]):
         pytest.skip("its runtimes read no ONNX")
     given = np.arange(12, dtype=np.float32).reshape(4, 3)
