@@ -14,6 +14,7 @@ from . import _predict_counts as counts
 from . import _predict_graph as graphs
 from ._predict_memory import fits
 from ._predict_memory import predict as predict_memory
+from ._predict_profile import ORDER
 from ._predict_transfer import widened
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def choose(profile: Profile, runtime: str | None, threads: int | None, precision
             where=f"device: sim:{profile.id}", expected="; ".join(held), got=f"{wanted}, {precision}, {threads}",
             fix="ask for one of these, or measure the board (edgedistill devices calibrate): nothing is scaled to fit",
         )  # fmt: skip
-    block = min(right, key=lambda b: (b.threads, -max(p.anchors for p in (b.counts, b.graph) if p)))
+    block = min(right, key=lambda b: (ORDER.index(b.status), b.threads))
     if not from_elsewhere:
         return Choice(block, block.runtime, block.status)
     tried = wanted == "tflite" and precision == "float" and block.status != "spec-only"

@@ -19,6 +19,8 @@ SCHEMA = "edgedistill.profile/1"
 SHIPPED = Path(__file__).parent / "profiles"
 Arithmetic = Literal["float", "int8"]
 Status = Literal["calibrated", "few-shot", "transferred", "spec-only"]
+ORDER: tuple[Status, ...] = ("calibrated", "few-shot", "transferred", "spec-only")
+"""The best-founded first."""
 
 
 class _Frozen(BaseModel):
@@ -241,5 +243,4 @@ def _rounded(value: Any) -> Any:
 
 def best(statuses: Iterable[Status]) -> Status:
     """The best-founded of several."""
-    order: tuple[Status, ...] = ("calibrated", "few-shot", "transferred", "spec-only")
-    return min(statuses, key=order.index)
+    return min(statuses, key=ORDER.index)
