@@ -17,6 +17,7 @@ import edgedistill
 from edgedistill.errors import DataError, PluginError, UsageError, nearest
 from edgedistill.gate import judge
 from edgedistill.plugins import find_plugin, load_device, load_exporter, plugin_names
+from edgedistill.predicting import profile_of
 from edgedistill.recipe import Assistants, Distill, MultiStage, Recipe, canonical
 from edgedistill.report.build import package_versions
 from edgedistill.runs import Run, Stage, open_run, publish
@@ -112,6 +113,8 @@ def check(recipe: Recipe, beside: Path) -> None:
                 fix="drop the precision, or add a format that has it",
             )
     load_device(recipe.benchmark.device).describe(recipe.benchmark.device)
+    for name in recipe.benchmark.simulated:
+        profile_of(name)
     source_key(recipe.data, beside)
     scheme = recipe.distill.scheme
     for model in (recipe.teacher, recipe.student, *(scheme.chain if isinstance(scheme, Assistants) else [])):
@@ -180,6 +183,7 @@ class _Path:
         measured = self._stage(
             "benchmark", lambda out: do.benchmark(data, files, out), **runs, benchmark=recipe.benchmark,
             device=device.to_json(), shelf=plugin_names("benchmarks"),
+            simulated=[profile_of(name) for name in recipe.benchmark.simulated],
         )  # fmt: skip
         reported = self._stage(
             "report", lambda out: do.report(data, teacher, student, distilled, files, proved, measured, out),

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from edgedistill.gate import UNVALIDATED
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
 _COMMON = "memory is modelled after x86-64 measurements"
 _BAR = 40
 _STYLES = {"calibrated": "green", "few-shot": "cyan", "transferred": "yellow", "no evidence": "red", "spec-only": "red"}
-UNVALIDATED = ("no evidence", "spec-only")
 
 
 def show_predictions(found: list[Json], console: Console, refused: list[Json] | None = None) -> None:

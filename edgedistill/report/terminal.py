@@ -54,6 +54,7 @@ def show(report: Json, console: Console) -> None:
         cells[-1].stylize(_STYLES.get(row.parity, ""))
         table.add_row(*cells, style="bold" if row.role == "teacher" else "")
     console.print(table)
+    show_predictions([m for m in report["measurements"] if m["source"] == "predicted"], console)
     for artifact in report["artifacts"]:
         for note in artifact["notes"]:
             console.print(Text(f"note: {artifact['id']}: {note}", style="yellow"))
