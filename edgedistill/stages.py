@@ -34,7 +34,7 @@ from edgedistill.stored import (
 from edgedistill.types import Array, Json, Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from torch import nn

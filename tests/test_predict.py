@@ -383,3 +383,21 @@ def test_calibration_names_what_is_wrong_before_it_measures(tmp_path: Path, edge
         done = edgedistill("devices", "calibrate", *arguments)
         assert done.returncode == 2
         assert told in done.stderr
+
+
+@pytest.mark.slow
+def test_a_file_is_counted_in_the_emulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four MACs are one vector instruction; what else ncnn does is no more than a few times that."""
+    monkeypatch.delenv("EDGEDISTILL_ARM")
+    if not module("emulate").layout().lock.is_file():
+        pytest.skip("`edgedistill arm setup` was not run")
+    path = convolutions(tmp_path / "n.onnx", 32, size=64)
+    ready, shapes = read.runnable(path, "ncnn")
+    features = dict(zip(counts.FEATURES, module("emulate").counted(ready, "ncnn", "cortex-a72", shapes), strict=True))
+    macs = read.read_graph(path).macs_by_class()
+    least = macs["stem"] + macs["conv1x1"] + macs["conv3x3"] / 4  # Winograd's algorithm spares multiplications
+    assert least / 4 <= features["multiply_adds"] <= 1.3 * sum(macs.values()) / 4
+    assert 0 < features["other_instructions"] < 10 * features["multiply_adds"]
+    one = predict(path, ["rpi-4b"], predictor="counts")["predictions"][0]
+    by_classes = predict(path, ["rpi-4b"], predictor="graph")["predictions"][0]
+    assert one["latency_ms"]["p50"] == pytest.approx(by_classes["latency_ms"]["p50"], rel=0.5)
