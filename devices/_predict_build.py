@@ -34,7 +34,7 @@ COMMON = ("stem", "conv3x3", "convkxk", "conv1x1", "depthwise", "dense", "memory
 CALIBRATED = 12
 """Anchors from which on a block is calibrated; with fewer it is few-shot."""
 _ENOUGH = 3
-_SHARE = 0.02
+_SHARE = 0.01
 MICRO_PRIOR = np.array([1, 1, 1, 1, 1.5, 1, 1, 0.25, 0.1, 0.1, 0.05, 2000])
 """Proportions of the operator classes' costs on a microcontroller, where no data lies far away. By hand."""
 SPECIFICATION_SPREAD = float(np.log(2))
@@ -129,7 +129,7 @@ def scaled(anchors: Anchors, prior: Array) -> Array:
 
 
 def classes_of(features: Array, costs: Array) -> set[str]:
-    """Operator classes that take at least 2% of a network's time."""
+    """Operator classes that take at least 1% of a network's time."""
     times = features * costs
     total = max(times.sum(), 1e-30)
     named = dict(zip(graphs.FEATURES, times / total, strict=True))

@@ -35,18 +35,23 @@ _QUANTIZED = frozenset({"QuantizeLinear", "QLinearConv"})
 
 
 def read(path: Path) -> Graph:
-    """Read a file; every dynamic axis is 1.
+    """Read a file; a dynamic batch is 1.
 
     Raises:
+        ValueError: another axis of an input has no size, or an operator hides the shapes of what follows.
         Exception: of the onnx library, when this is no whole ONNX file.
     """
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)
+    weights = {tensor.name for tensor in model.graph.initializer}
     for value in (*model.graph.input, *model.graph.output):
-        for axis in value.type.tensor_type.shape.dim:
-            if axis.WhichOneof("value") != "dim_value":
-                axis.dim_value = 1
+        for place, axis in enumerate(value.type.tensor_type.shape.dim):
+            if axis.WhichOneof("value") == "dim_value":
+                continue
+            if place and value in model.graph.input and value.name not in weights:
+                raise ValueError(f"axis {place} of the input {value.name} has no size: fix it, it decides the latency")
+            axis.dim_value = 1
     del model.graph.value_info[:]  # what an exporter noted there may name the axes that are 1 now
     model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     graph = model.graph
@@ -97,16 +102,21 @@ class _Reader:
         steps = self.shapes.get(given[0], [1])[0] if given else 1
         return Layer("unknown", name, given, outputs, elements * steps, elements)
 
+    def _shape(self, name: str) -> list[int]:
+        if name not in self.shapes:
+            told = ", ".join(self.unknown) or "an operator before it"
+            raise ValueError(f"the shape of {name} is not known: onnx cannot see through {told}")
+        return self.shapes[name]
+
     def _convolution(
         self, node: Any, name: str, given: tuple[str, ...], outputs: tuple[str, ...], settings: dict[str, Any]
     ) -> Layer:
         weight_name = node.input[3] if node.op_type == "QLinearConv" else node.input[1]
-        weight = self.constants.get(weight_name) or self.shapes[weight_name]
+        weight = self.constants.get(weight_name) or self._shape(weight_name)
         groups = settings["group"].i if "group" in settings else 1
         stride = settings["strides"].ints[0] if "strides" in settings else 1
         kernel = (weight[2], weight[3] if len(weight) > 3 else 1)  # noqa: PLR2004 - 1-D kernels have three axes
-        after = self.shapes.get(outputs[0], [1, 1, 1])
-        before = self.shapes.get(node.input[0], [1, 1, 1])
+        after, before = self._shape(outputs[0]), self._shape(node.input[0])
         transposed = node.op_type == "ConvTranspose"
         positions = math.prod((before if transposed else after)[2:])
         channels = (weight[0], weight[1] * groups) if transposed else (weight[1] * groups, weight[0])
@@ -119,12 +129,12 @@ class _Reader:
         self, node: Any, name: str, given: tuple[str, ...], outputs: tuple[str, ...], weights: list[list[int]]
     ) -> Layer:
         matrices = [shape for shape in weights if len(shape) > 1]
-        after = self.shapes.get(outputs[0], [1])
+        after = self._shape(outputs[0])
         if matrices:
             size = math.prod(matrices[0])
             rows = max(1, math.prod(after) // max(1, _columns(node, matrices[0])))
             return Layer("dense" if rows == 1 else "matmul", name, given, outputs, size * rows, size)
-        depth = (self.shapes.get(given[0]) or [1])[-1] if given else 1
+        depth = (self._shape(given[0]) or [1])[-1] if given else 1
         return Layer("matmul", name, given, outputs, math.prod(after) * depth)
 
 

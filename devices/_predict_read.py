@@ -60,21 +60,18 @@ def read_graph(path: Path) -> Graph:
     return graph
 
 
-def runnable(path: Path, runtime: str) -> tuple[Path, dict[str, tuple[int, ...]]] | None:
-    """A file that the runtime opens, with its inputs' shapes (ncnn asks for them); None: there is no way to one.
+def runnable(path: Path, runtime: str) -> tuple[Path, dict[str, tuple[int, ...]]]:
+    """A file that the runtime opens, with its inputs' shapes (ncnn asks for them).
 
     An ONNX file becomes one of ncnn by pnnx, kept by its digest: weights and shapes are the file's, batch 1.
 
     Raises:
         ArtifactError: pnnx cannot convert it.
     """
-    if RUNTIME_OF[path.suffix] == runtime:
-        return path, ncnn_inputs(path) if runtime == "ncnn" else {}
     if path.suffix == ".onnx" and runtime == "ncnn":
         shapes = _onnx_inputs(path)
-        converted = _converted(path, shapes)
-        return converted, {f"in{n}": shape for n, shape in enumerate(shapes)}
-    return None
+        return _converted(path, shapes), {f"in{n}": shape for n, shape in enumerate(shapes)}
+    return path, ncnn_inputs(path) if runtime == "ncnn" else {}
 
 
 def ncnn_inputs(path: Path) -> dict[str, tuple[int, ...]]:

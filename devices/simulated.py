@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgedistill.errors import DeviceError, EdgeDistillError, UsageError
+from edgedistill.errors import ArtifactError, DeviceError, EdgeDistillError, UsageError
 from edgedistill.types import DeviceInfo, file_sha256
 
 from . import _predict_profile as shelf
 from ._arm_layout import layout
 from ._predict_answer import answer, choose
-from ._predict_read import read_graph, runnable
+from ._predict_read import RUNTIME_OF, read_graph, runnable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,12 +108,13 @@ def predict(
     if predictor == "counts":
         layout().require()
     told = precision or ("int8" if graph.quantized else "float")
-    asked = runtime or (None if path.suffix == ".onnx" else _own_runtime(path))
+    asked = runtime or (None if path.suffix == ".onnx" else RUNTIME_OF[path.suffix])
     digest, predictions, refused = file_sha256(path), [], []
+    counts = _Counts(path, graph)
     for profile in found:
         try:
-            made = _predict(path, graph, profile, choose(profile, asked, threads, told), predictor)
-        except (DeviceError, UsageError) as error:
+            made = _predict(counts, profile, choose(profile, asked, threads, told), predictor)
+        except DeviceError as error:
             if len(found) == 1:
                 raise
             refused.append(_refusal(profile, error))
@@ -123,23 +124,19 @@ def predict(
     return {"predictions": predictions, "refused": refused}
 
 
-def _own_runtime(path: Path) -> str:
-    from ._predict_read import RUNTIME_OF
-
-    return RUNTIME_OF[path.suffix]
-
-
 def _refusal(profile: Profile, error: EdgeDistillError) -> Json:
     return {"device": f"sim:{profile.id}", "reason": error.message, "fix": error.fix}
 
 
-def _predict(path: Path, graph: Graph, profile: Profile, choice: Choice, predictor: str | None) -> Json:
-    counted, note = _counted(path, profile, choice, predictor)
-    found = answer(profile, choice, graph, counted)
+def _predict(counts: _Counts, profile: Profile, choice: Choice, predictor: str | None) -> Json:
+    counted, note = _counted(counts, profile, choice, predictor)
+    found = answer(profile, choice, counts.graph, counted)
     return {**found, "flags": [*found["flags"], *note]}
 
 
-def _counted(path: Path, profile: Profile, choice: Choice, predictor: str | None) -> tuple[Array | None, list[str]]:
+def _counted(
+    counts: _Counts, profile: Profile, choice: Choice, predictor: str | None
+) -> tuple[Array | None, list[str]]:
     """The counts, if they are to be used; and what to say where they could not be."""
     costs = choice.block.counts
     if predictor == "graph" or (costs is None and predictor is None):
@@ -152,19 +149,64 @@ def _counted(path: Path, profile: Profile, choice: Choice, predictor: str | None
         )  # fmt: skip
     if predictor is None and not layout().lock.is_file():
         return None, ["by operator classes: the emulator that counts is not installed (edgedistill arm setup)"]
-    ready = runnable(path, choice.runtime)
-    if ready is None and predictor is None:
-        return None, [f"by operator classes: {path.suffix} files cannot be turned into one of {choice.runtime} here"]
-    if ready is None:
-        raise UsageError(
-            f"{path.name} cannot be counted in {choice.runtime}", where=str(path),
-            expected=f"a file that {choice.runtime} opens", got=path.suffix,
-            fix=f"export it for {choice.runtime}, or --predictor graph",
-        )  # fmt: skip
-    from ._predict_emulate import counted
+    reason = _not_to_be_counted(counts.path, counts.graph, choice)
+    if reason is None:
+        try:
+            return counts.of(choice.runtime, costs.kernels), []
+        except ArtifactError as error:
+            if predictor is not None:
+                raise
+            reason = f"{error.message} ({error.got})"
+    if predictor is None:
+        return None, [f"by operator classes: {reason}"]
+    raise UsageError(
+        f"{counts.path.name} cannot be counted for {choice.runtime} {choice.block.precision}: {reason}",
+        where=str(counts.path), expected=f"a {choice.block.precision} file that {choice.runtime} opens", got=reason,
+        fix=f"export it for {choice.runtime}, or --predictor graph",
+    )  # fmt: skip
 
-    names = {"tflite": "litert"}
-    return counted(ready[0], names.get(choice.runtime, choice.runtime), costs.kernels, ready[1]), []
+
+def _not_to_be_counted(path: Path, graph: Graph, choice: Choice) -> str | None:
+    """Why a file's instructions would not be those that the block's costs belong to."""
+    own = "int8" if graph.quantized else "float"
+    if own != choice.block.precision:
+        return f"the file is {own}"
+    foreign = RUNTIME_OF[path.suffix] != choice.runtime
+    if foreign and (path.suffix, choice.runtime) != (".onnx", "ncnn"):
+        return f"{path.suffix} files are not turned into files of {choice.runtime} here"
+    if foreign and graph.quantized:
+        return f"a quantised {path.suffix} file is not turned into one of {choice.runtime}"
+    return None
+
+
+class _Counts:
+    """A file's counts by runtime and core: each is made once, and so is a failure."""
+
+    def __init__(self, path: Path, graph: Graph) -> None:
+        self.path, self.graph = path, graph
+        self.known: dict[tuple[str, str], Array | ArtifactError] = {}
+
+    def of(self, runtime: str, core: str) -> Array:
+        """The features of one inference.
+
+        Raises:
+            ArtifactError: it cannot be converted or run.
+        """
+        if (runtime, core) not in self.known:
+            try:
+                self.known[runtime, core] = self._made(runtime, core)
+            except ArtifactError as error:
+                self.known[runtime, core] = error
+        found = self.known[runtime, core]
+        if isinstance(found, ArtifactError):
+            raise found
+        return found
+
+    def _made(self, runtime: str, core: str) -> Array:
+        from ._predict_emulate import counted
+
+        file, shapes = runnable(self.path, runtime)
+        return counted(file, {"tflite": "litert"}.get(runtime, runtime), core, shapes)
 
 
 def remake() -> list[Path]:

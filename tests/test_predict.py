@@ -385,6 +385,35 @@ def test_calibration_names_what_is_wrong_before_it_measures(tmp_path: Path, edge
         assert told in done.stderr
 
 
+def test_a_file_that_cannot_be_counted_is_predicted_by_its_classes_and_says_so(
+    network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgedistill.errors import ArtifactError
+    from edgedistill.plugins import find_plugin
+
+    simulated = find_plugin("devices", "simulated")
+    tried = []
+
+    def refuse(_: Path, runtime: str) -> Any:
+        tried.append(runtime)
+        raise ArtifactError("no way", got="an operator")
+
+    monkeypatch.setattr(simulated, "runnable", refuse)
+    lock = simulated.layout().lock
+    lock.parent.mkdir(parents=True)
+    lock.write_text("{}")
+    found = predict(network)["predictions"]
+    assert len(tried) == 2  # once for each emulated core, not once for each device
+    one = next(m for m in found if m["device"] == "sim:raspberry-pi-5")
+    assert one["predictor"] == "graph"
+    assert any("no way" in flag for flag in one["flags"])
+    with pytest.raises(ArtifactError):
+        predict(network, ["rpi-5"], predictor="counts")
+    with pytest.raises(UsageError, match="the file is float"):
+        predict(network, ["rpi-5"], predictor="counts", precision="int8")
+    assert predict(network, ["rpi-5"], precision="int8")["predictions"][0]["predictor"] == "graph"
+
+
 @pytest.mark.slow
 def test_a_file_is_counted_in_the_emulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four MACs are one vector instruction; what else ncnn does is no more than a few times that."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import onnx
 import pytest
 from onnx import helper
 
@@ -122,3 +123,22 @@ def test_files_that_cannot_be_read_are_told_apart(tmp_path: Path) -> None:
     for name in ("missing.onnx", "model.pb"):
         with pytest.raises(UsageError, match="not an artifact"):
             read.read_graph(tmp_path / name)
+
+
+def test_sizes_that_decide_the_latency_must_be_told(tmp_path: Path) -> None:
+    path = convolutions(tmp_path / "n.onnx", 8)
+    model = onnx.load(str(path))
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    onnx.save(model, path)
+    with pytest.raises(ArtifactError) as caught:
+        read.read_graph(path)
+    assert "axis 2" in caught.value.got
+
+
+def test_an_operator_that_hides_the_shapes_behind_it_is_told(tmp_path: Path) -> None:
+    node = helper.make_node
+    nodes = [node("Mystery", ["x"], ["a"], domain="x.y"), node("Conv", ["a", "w"], ["y"])]
+    path = save(tmp_path / "m.onnx", nodes, {"w": (4, 3, 3, 3)}, (1, 3, 8, 8))
+    with pytest.raises(ArtifactError) as caught:
+        read.read_graph(path)
+    assert "Mystery" in caught.value.got
