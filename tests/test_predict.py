@@ -257,7 +257,8 @@ def test_unknown_words_are_answered_with_the_nearest(network: Path) -> None:
     with pytest.raises(UsageError) as caught:
         predict(network, ["sim:raspberry-pi-4"])
     assert "raspberry-pi-4b" in caught.value.expected
-    for wrong in ({"predictor": "guess"}, {"precision": "int4-weights"}, {"precision": "fp31"}):
+    wrongs: list[dict[str, Any]] = [{"predictor": "guess"}, {"precision": "int4-weights"}, {"precision": "fp31"}]
+    for wrong in wrongs:
         with pytest.raises(UsageError):
             predict(network, ["rpi-4b"], **wrong)
 

@@ -23,7 +23,7 @@ def show_predictions(found: list[Json], console: Console, refused: list[Json] | 
     """A table, the fastest first; then who refused, and why."""
     if found:
         table = Table(title="predicted, batch 1", title_justify="left", header_style="bold")
-        words = ("artifact", "device", "runtime", "by", "evidence", "flags")
+        words = ("artifact", "device", "runtime", "by", "evidence")
         for heading in (
             *words[:4],
             "threads",
@@ -38,12 +38,20 @@ def show_predictions(found: list[Json], console: Console, refused: list[Json] | 
         for one in found:
             table.add_row(*_row(one))
         console.print(table)
+        for one in found:
+            flags = [flag for flag in one["flags"] if flag != _COMMON]
+            if flags:
+                console.print(Text(f"{one['device']}: {'; '.join(flags)}"))
         if any(_COMMON in one["flags"] for one in found):
             console.print(f"{_COMMON}; error: median of held-out anchors", highlight=False)
     if len(found) == 1:
         show_parts(found[0], console)
+    alike: dict[str, list[str]] = {}
     for one in refused or []:
-        console.print(Text(f"refused  {one['device']}: {one['reason']}"))
+        name = one["device"].removeprefix("sim:")
+        alike.setdefault(one["reason"].replace(name, "it"), []).append(name)
+    for reason, names in alike.items():
+        console.print(Text(f"refused ({reason}): {', '.join(names)}"))
 
 
 def _row(one: Json) -> list[str | Text]:
@@ -58,7 +66,6 @@ def _row(one: Json) -> list[str | Text]:
         f"{one['threads']} {one['affinity']}", f"{unvalidated}{_short(one['latency_ms']['p50'])}",
         f"{_short(low)} to {_short(high)}", f"{one['mdape']:.0%}" if one["mdape"] is not None else "?",
         f"{one['predicted_memory_bytes']['total'] / 1e6:.1f}", fits, Text(standing, style=_STYLES.get(standing, "")),
-        Text("; ".join(flag for flag in one["flags"] if flag != _COMMON)),
     ]  # fmt: skip
 
 
@@ -72,6 +79,12 @@ def show_parts(one: Json, console: Console) -> None:
     if one["layers_ms"]:
         _bars("costliest layers", {f"{r['name']} ({r['class']})": r["ms"] for r in one["layers_ms"]}, console)
     parts = {name: one["predicted_memory_bytes"][name] / 1e6 for name in ("weights", "arena", "workspace", "runtime")}
+    budget = one["memory_budget"]
+    if "sram_bytes" in budget:
+        parts_kb = [
+            f"{k} {budget[f'{k}_bytes'] / 1024:.1f} of {budget[f'{k}_limit_bytes'] / 1024:g}" for k in ("sram", "flash")
+        ]
+        console.print(f"KiB: {', '.join(parts_kb)}", highlight=False)
     console.print("memory, MB: " + ", ".join(f"{name} {size:.1f}" for name, size in parts.items()), highlight=False)
 
 
