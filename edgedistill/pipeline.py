@@ -17,7 +17,7 @@ import edgedistill
 from edgedistill.errors import DataError, PluginError, UsageError, nearest
 from edgedistill.gate import judge
 from edgedistill.plugins import find_plugin, load_device, load_exporter, plugin_names
-from edgedistill.predicting import profile_of
+from edgedistill.predicting import is_predicted, profile_of
 from edgedistill.recipe import Assistants, Distill, MultiStage, Recipe, canonical
 from edgedistill.report.build import package_versions
 from edgedistill.runs import Run, Stage, open_run, publish
@@ -113,6 +113,12 @@ def check(recipe: Recipe, beside: Path) -> None:
                 fix="drop the precision, or add a format that has it",
             )
     load_device(recipe.benchmark.device).describe(recipe.benchmark.device)
+    if is_predicted(recipe.benchmark.device):
+        raise UsageError(
+            f"nothing runs on {recipe.benchmark.device}: it is simulated", where="benchmark.device",
+            expected="a device that computes", got=recipe.benchmark.device,
+            fix=f"benchmark.simulated: [{recipe.benchmark.device.removeprefix('sim:')}] predicts beside measuring",
+        )  # fmt: skip
     for name in recipe.benchmark.simulated:
         profile_of(name)
     source_key(recipe.data, beside)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from edgedistill.errors import UsageError
 from edgedistill.gate import judge
+from edgedistill.pipeline import check
 from edgedistill.predicting import predict
-from edgedistill.recipe import Gate, PredictedGate, Recipe
+from edgedistill.recipe import Gate, PredictedGate, Recipe, load_recipe
 from edgedistill.report.html import render
 from edgedistill.report.plots import quality_against_latency
 from edgedistill.report.recommending import recommend
@@ -71,6 +73,17 @@ def test_an_unvalidated_prediction_decides_nothing(report: dict[str, Any]) -> No
     report["measurements"][-1] |= {"calibration": "no evidence"}
     checks = judge(report, Gate(predicted=PredictedGate(max_ms=1e6), parity=False)).checks
     assert [c.state for c in checks if c.id.endswith("sim:raspberry-pi-4b")] == ["invalid"]
+
+
+def test_a_recipe_cannot_measure_on_a_simulated_device_and_is_told_what_it_can(tmp_path: Path) -> None:
+    for key, fix in (
+        ("device: sim:raspberry-pi-4b", "benchmark.simulated: [raspberry-pi-4b]"),
+        ("simulated: [rpi-9]", "devices list"),
+    ):  # fmt: skip
+        (tmp_path / "r.yaml").write_text(SMALL.replace("benchmark: {", f"benchmark: {{{key}, "), encoding="utf-8")
+        with pytest.raises(UsageError) as caught:
+            check(load_recipe(tmp_path / "r.yaml", []), tmp_path)
+        assert fix in caught.value.fix
 
 
 def test_a_recipe_names_simulated_devices() -> None:
