@@ -82,7 +82,7 @@ def from_device(board: Board, device: str, on_step: Callable[[int, int, str], No
         flags = [f"rounds disagree, the machine was busy: {', '.join(disagree)}"] if disagree else []
         facts = {
             "name": info.name, "machine": info.machine, "cores": info.cores, "ram_mb": info.memory_bytes / 2**20,
-            "source": f"measured by edgedistill devices calibrate on {device}",
+            "source": f"measured by edgedistill devices calibrate on {device}", "given": False,
         }  # fmt: skip
         return {**_written(board, facts, timings), "flags": flags}
 
@@ -97,6 +97,7 @@ def from_anchors(board: Board, path: Path) -> Json:
     timings = _read(path)
     facts = {
         "name": board.name, "machine": "unknown", "cores": 1, "ram_mb": None, "source": f"timings given in {path.name}",
+        "given": True,
     }  # fmt: skip
     return {**_written(board, facts, timings), "flags": []}
 
