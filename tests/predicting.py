@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgedistill.plugins import find_plugin
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -20,7 +21,7 @@ def module(name: str) -> Any:
     return importlib.import_module(f"._predict_{name}", find_plugin("devices", "simulated").__package__)
 
 
-def save(path: Path, nodes: list[Any], weights: dict[str, tuple[int, ...]], shape: tuple[Any, ...]) -> Path:
+def save(path: Path, nodes: list[Any], weights: Mapping[str, tuple[int, ...]], shape: tuple[Any, ...]) -> Path:
     """An ONNX file with the input `x` of that shape and the output `y`; weights are random."""
     rng = np.random.default_rng(0)
     tensors = [numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n) for n, s in weights.items()]

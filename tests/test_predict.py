@@ -13,6 +13,7 @@ import yaml
 from edgedistill.cli import main
 from edgedistill.errors import DeviceError, UsageError
 from edgedistill.predicting import predict
+from edgedistill.suite import FEW
 from tests.predicting import convolutions, module, transformer
 
 if TYPE_CHECKING:
@@ -162,12 +163,13 @@ def test_other_runtimes_are_wider_and_say_what_stands_behind_them(network: Path)
 
 
 def test_nothing_is_scaled_to_what_was_not_measured(network: Path) -> None:
-    for device, wanted in (
+    cases: list[tuple[str, dict[str, Any]]] = [
         ("raspberry-pi-4b", {"threads": 3}), ("pixel-3", {"runtime": "tflite", "threads": 1}),
         ("snapdragon-865", {"runtime": "ncnn"}), ("intel-n100", {"precision": "int8"}),
-    ):  # fmt: skip
+    ]  # fmt: skip
+    for device, wanted in cases:
         with pytest.raises(DeviceError) as caught:
-            predict(network, [device], **wanted)  # type: ignore[arg-type]  # the options differ
+            predict(network, [device], **wanted)
         assert "threads" in caught.value.expected  # it names what there is
 
 
@@ -367,7 +369,7 @@ def test_calibrating_a_device_measures_exports_and_writes(monkeypatch: pytest.Mo
     )
     assert len(steps) == 3
     assert found["status"] == "few-shot"
-    assert {one["name"] for one in found["networks"]} == {f"{name}-fp32" for name in calibrating.FEW}
+    assert {one["name"] for one in found["networks"]} == {f"{name}-fp32" for name in FEW}
     assert json.loads(json.dumps(found)) == found
     assert profiles.find("here").runtimes[0].runtime == "onnxruntime"
     assert (own / "here.yaml").is_file()
