@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 RUNTIMES = {"tflite-runtime": "tflite", "litert": "tflite", "ort": "onnxruntime"}
 """Other names of a runtime that the profiles know as one."""
-TRANSFERABLE = ("tflite", "onnxruntime", "openvino")
-"""Runtimes that a profile of ncnn speaks for, with less certainty."""
+_MICRO = ("x-cube-ai", "hale", "vendor")
+SPEAKS_FOR = {"tflite": ("ncnn",), "onnxruntime": ("ncnn",), "openvino": ("ncnn",), "tflite-micro": _MICRO}
+"""Runtime -> those whose blocks speak for it, with less certainty."""
 REFUSED_SHARE = 0.5
 UNSEEN_FACTOR = 3.0
 """By how much an interval grows at most for what was never seen: the largest miss met was a factor of 2.6."""
@@ -57,8 +58,8 @@ def choose(profile: Profile, runtime: str | None, threads: int | None, precision
     """
     wanted = RUNTIMES.get(runtime or "", runtime)
     own = [b for b in profile.runtimes if wanted in (None, b.runtime)]
-    from_elsewhere = not own and wanted in TRANSFERABLE
-    blocks = [b for b in profile.runtimes if b.runtime == "ncnn"] if from_elsewhere else own
+    from_elsewhere = not own and wanted in SPEAKS_FOR
+    blocks = [b for b in profile.runtimes if b.runtime in SPEAKS_FOR[str(wanted)]] if from_elsewhere else own
     right = [b for b in blocks if b.precision == precision and threads in (None, b.threads)]
     if not right:
         held = sorted({f"{b.runtime} {b.precision} with {b.threads} threads" for b in profile.runtimes})
@@ -99,7 +100,8 @@ def answer(profile: Profile, choice: Choice, graph: Graph, counted: Array | None
         half, mdape = widened(predictor, kind, evidence=choice.standing == "transferred")
     more, flags = _doubts(profile, choice, graph, predictor, costs, total, kind)
     half += more
-    memory = predict_memory(graph, choice.runtime)
+    stored = graph.as_int8() if choice.block.precision == "int8" else graph
+    memory = predict_memory(stored, choice.runtime)
     return {
         "device": f"sim:{profile.id}", "device_name": profile.name, "source": "predicted", "runtime": choice.runtime,
         "threads": choice.block.threads, "affinity": choice.block.affinity, "precision": choice.block.precision,
@@ -108,7 +110,7 @@ def answer(profile: Profile, choice: Choice, graph: Graph, counted: Array | None
         "mdape": mdape, "anchors": predictor.anchors, "method": predictor.method,
         "parts_ms": _parts(graph, features, costs, names, kind),
         "layers_ms": _layers(graph, costs) if counted is None else [],
-        "predicted_memory_bytes": memory, "memory_budget": fits(graph, memory, profile.memory),
+        "predicted_memory_bytes": memory, "memory_budget": fits(stored, memory, profile.memory),
         "flags": flags + memory["flags"], "valid": True,
     }  # fmt: skip
 
@@ -127,7 +129,8 @@ def _doubts(
         raise DeviceError(
             f"{share:.0%} of the work is in operators that {profile.id} hardly saw: {', '.join(unseen)}",
             where=f"device: sim:{profile.id}", expected=f"mostly {', '.join(predictor.seen)}", got=", ".join(unseen),
-            fix="--predictor counts needs no operator classes; or measure such networks: edgedistill devices calibrate",
+            fix=("--predictor counts needs no operator classes; or " if choice.block.counts else "")
+            + "measure such networks: edgedistill devices calibrate",
         )  # fmt: skip
     more = share * math.log(UNSEEN_FACTOR)
     if share > 0.01:  # noqa: PLR2004 - a percent is no doubt
@@ -144,7 +147,8 @@ def _standing(choice: Choice, predictor: Predictor) -> list[str]:
     if choice.standing == "spec-only":
         return ["UNVALIDATED: from data sheets alone, nobody measured this device"]
     if choice.standing == "no evidence":
-        return [f"UNVALIDATED: no published timing of {choice.runtime} stands behind this; costs are those of ncnn"]
+        costs = f"costs are those of {choice.block.runtime}"
+        return [f"UNVALIDATED: no published timing of {choice.runtime} stands behind this; {costs}"]
     if choice.standing == "transferred":
         return [f"transferred: costs are those of ncnn, tried on few published rows of {choice.runtime}"]
     return [f"few anchors: {predictor.anchors}"] if choice.standing == "few-shot" else []

@@ -109,6 +109,12 @@ class Graph:
             found[layer.kind] += layer.macs
         return dict(found)
 
+    def as_int8(self) -> Graph:
+        """The same with 8-bit activations and weights, as far as sizes go."""
+        if self.quantized:
+            return self
+        return replace(self, item_bytes=1, weight_bytes=self.weight_bytes // FLOAT_BYTES)
+
     @property
     def quantized(self) -> bool:
         """Whether activations are 8-bit integers."""

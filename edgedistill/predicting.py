@@ -71,7 +71,7 @@ def predict(
         artifact, list(devices), runtime=runtime, threads=threads, precision=_arithmetic(precision), predictor=predictor
     )
     for one in found["predictions"]:
-        one.update(_within(one, budget_ms, budget_mb))
+        one.update(_named(one, runtime, precision), **_within(one, budget_ms, budget_mb))
     return found
 
 
@@ -110,6 +110,13 @@ def _arithmetic(precision: str | None) -> str | None:
         f"no profile has timings in {parsed.value}", where="--precision", expected="fp32, fp16, int8", got=parsed.value,
         fix="measure it on the board itself",
     )  # fmt: skip
+
+
+def _named(prediction: Json, runtime: str | None, precision: str | None) -> Json:
+    """Runtime and precision under the names that were asked for; `arithmetic` is what the profile knows."""
+    arithmetic = prediction["precision"]
+    told = {"float": "fp32", "int8": "int8"}[arithmetic] if precision in (None, "float") else str(precision)
+    return {"runtime": runtime or prediction["runtime"], "precision": told, "arithmetic": arithmetic}
 
 
 def _within(prediction: Json, budget_ms: float | None, budget_mb: float | None) -> Json:

@@ -432,3 +432,26 @@ def test_a_file_is_counted_in_the_emulator(tmp_path: Path, monkeypatch: pytest.M
     one = predict(path, ["rpi-4b"], predictor="counts")["predictions"][0]
     by_classes = predict(path, ["rpi-4b"], predictor="graph")["predictions"][0]
     assert one["latency_ms"]["p50"] == pytest.approx(by_classes["latency_ms"]["p50"], rel=0.5)
+
+
+def test_runtime_and_precision_come_back_as_they_were_asked_for(network: Path) -> None:
+    for runtime, precision, told in (
+        ("litert", "fp16", "fp16"),
+        ("tflite-runtime", None, "fp32"),
+        ("ncnn", "int8", "int8"),
+    ):
+        one = predict(network, ["rpi-4b"], runtime=runtime, precision=precision, predictor="graph")["predictions"][0]
+        assert (one["runtime"], one["precision"]) == (runtime, told)
+
+
+def test_a_microcontroller_tells_sram_and_flash_and_whether_it_fits(tmp_path: Path) -> None:
+    """As if the file were int8: tflite-micro has no published row of its own."""
+    small = predict(convolutions(tmp_path / "s.onnx", 16, size=32), ["cortex-m4-stm32l4r5"], runtime="tflite-micro",
+                    precision="int8")["predictions"][0]  # fmt: skip
+    assert small["calibration"] == "no evidence"
+    assert small["memory_budget"]["fits"] is True
+    assert small["memory_budget"]["flash_bytes"] == 16 * 27 + 2 * 16 * 16 * 9 + 16 * 16 + 160  # a byte a weight
+    large = predict(convolutions(tmp_path / "l.onnx", 256, size=224), ["cortex-m4-stm32l4r5"], runtime="x-cube-ai",
+                    precision="int8")["predictions"][0]  # fmt: skip
+    assert large["memory_budget"]["fits"] is False
+    assert large["memory_budget"]["sram_bytes"] > large["memory_budget"]["sram_limit_bytes"]

@@ -62,7 +62,7 @@ def _row(one: Json) -> list[str | Text]:
     if "meets_budget" in one:
         fits += ", in budget" if one["meets_budget"] else ", OVER"
     return [
-        Text(one["artifact"]), Text(one["device"]), f"{one['runtime']} {one['precision']}", one["predictor"],
+        Text(one["artifact"]), Text(one["device"]), f"{one['runtime']} {one['arithmetic']}", one["predictor"],
         f"{one['threads']} {one['affinity']}", f"{unvalidated}{_short(one['latency_ms']['p50'])}",
         f"{_short(low)} to {_short(high)}", f"{one['mdape']:.0%}" if one["mdape"] is not None else "?",
         f"{one['predicted_memory_bytes']['total'] / 1e6:.1f}", fits, Text(standing, style=_STYLES.get(standing, "")),
