@@ -116,7 +116,6 @@ def test_the_raspberry_pis_are_predicted_as_stated(board: str, core: str, kernel
     assert fit.validate(data.count_anchors(shuffled, kernels), np.array(counts.PRIORS[core])).mdape > 0.3
 
 
-@pytest.mark.slow
 def test_every_bound_of_the_documented_table_holds() -> None:
     from benchmarks.studies.prediction import bounds
     from edgedistill.plugins import find_plugin
@@ -143,3 +142,17 @@ def test_counts_are_read_off_hand_made_blocks() -> None:
         "multiply_adds": 1000, "other_instructions": 7000 + 7 + 20 * 1000, "loaded_vectors": 4000,
         "stored_vectors": 4000, "l1_misses": 40, "last_level_misses": 30,
     }  # fmt: skip
+
+
+def test_what_is_written_beside_the_tables_follows_from_them() -> None:
+    """The shipped transfer.yaml and memory.yaml are those of the shipped tables and profiles."""
+    transfer, memory, profile, again = (module(n) for n in ("transfer", "memory", "profile", "remake"))
+    made = transfer.summarise(transfer.tried(profile.profiles()))
+    kept = transfer._summary()
+    assert {k: made[k]["rows"] for k in made} == {"counts": 6, "graph": 8}
+    for kind, row in made.items():
+        assert row["spread"] == pytest.approx(kept[kind]["spread"], rel=1e-3)
+    for runtime, anchors in (("ncnn", memory.ncnn_anchors()), ("onnxruntime", memory.onnxruntime_anchors())):
+        fresh, shipped = again._model(anchors, 0.0), memory._models()[runtime]
+        assert fresh["costs"] == pytest.approx(shipped["costs"], rel=1e-3)
+        assert fresh["mdape"] == pytest.approx(shipped["mdape"], rel=1e-3)
