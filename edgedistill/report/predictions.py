@@ -75,9 +75,10 @@ def _short(value: float) -> str:
 
 def show_parts(one: Json, console: Console) -> None:
     """Where a prediction's time goes: per operator class or kind of instruction, and the costliest layers."""
-    _bars("where the time goes", one["parts_ms"], console)
+    total = one["latency_ms"]["p50"]
+    _bars("where the time goes", one["parts_ms"], total, console)
     if one["layers_ms"]:
-        _bars("costliest layers", {f"{r['name']} ({r['class']})": r["ms"] for r in one["layers_ms"]}, console)
+        _bars("costliest layers", {f"{r['name']} ({r['class']})": r["ms"] for r in one["layers_ms"]}, total, console)
     parts = {name: one["predicted_memory_bytes"][name] / 1e6 for name in ("weights", "arena", "workspace", "runtime")}
     budget = one["memory_budget"]
     if "sram_bytes" in budget:
@@ -88,8 +89,7 @@ def show_parts(one: Json, console: Console) -> None:
     console.print("memory, MB: " + ", ".join(f"{name} {size:.1f}" for name, size in parts.items()), highlight=False)
 
 
-def _bars(title: str, parts: dict[str, float], console: Console) -> None:
-    total = sum(parts.values()) or 1.0
+def _bars(title: str, parts: dict[str, float], total: float, console: Console) -> None:
     table = Table(title=title, title_justify="left", header_style="bold")
     for heading, side in (("part", "left"), ("ms", "right"), ("share", "left")):
         table.add_column(heading, justify="right" if side == "right" else "left")
