@@ -15,6 +15,7 @@ from edgedistill.cli_devices import bootstrap
 from edgedistill.cli_export import export
 from edgedistill.cli_operators import operators
 from edgedistill.cli_parity import parity
+from edgedistill.cli_predict import calibrate, predict
 from edgedistill.cli_shared import AsJson, Debug, Overrides, Stdout, artifact_of, complain, console, emit, say
 from edgedistill.errors import EdgeDistillError, UsageError
 
@@ -265,10 +266,13 @@ def _measure(
     on_step: Callable[[int, int, str], None],
     kept: Samples,
 ) -> list[Json]:
-    """On an emulated device nothing is timed."""
+    """On an emulated device nothing is timed, on a simulated one nothing runs."""
     from edgedistill.benchmarking import measure_files
     from edgedistill.emulating import emulate_files, is_emulated
+    from edgedistill.predicting import is_predicted, predict_files
 
+    if is_predicted(settings.device):
+        return predict_files(files, settings)
     if is_emulated(settings.device):
         return emulate_files(files, against, settings, inputs, on_step)
     return measure_files(files, against, settings, on_step, kept, inputs)
@@ -285,7 +289,8 @@ def _keep(measurements: list[Json], kept: Samples, plot: Path | None, samples: P
 
     if plot is not None:
         with storage_errors(plot.parent):
-            write_atomically(plot, latency_pictures([m for m in measurements if "percentiles_ms" in m]))
+            timed = [m for m in measurements if m["source"] == "measured" and "percentiles_ms" in m]
+            write_atomically(plot, latency_pictures(timed))
     if samples is not None:
         stream = io.BytesIO()
         np.savez_compressed(stream, **kept)
@@ -361,37 +366,60 @@ def devices_list(
     as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
-    """List the devices: those that are here, and the boards that devices.toml and the ssh config name."""
+    """List the devices: those here, the boards of devices.toml and the ssh config, the simulated with their error."""
     from edgedistill.plugins import find_plugin, list_devices, missing_requirements, plugin_names
+    from edgedistill.predicting import catalogue, is_predicted
+    from edgedistill.report.predictions import show_catalogue
 
     every = [find_plugin("devices", name) for name in plugin_names("devices")]
-    ready = [plugin for plugin in every if not missing_requirements(plugin)]
+    ready = [plugin for plugin in every if not missing_requirements(plugin) and not is_predicted(plugin.SCHEME)]
     found = [one.to_json() for plugin in ready for one in list_devices(plugin)]
+    simulated = catalogue()
     if as_json:
-        emit({"devices": found})
+        emit({"devices": [*found, *simulated]})
     else:
         for one in found:
             size = f", {one['cores']} cores, {one['memory_bytes'] / 1e9:.1f} GB, {one['class']}" if one["cores"] else ""
             say(f"{one['id']:<8} {one['name']}{size}")
+        show_catalogue(simulated, console())
     return 0
 
 
 @devices_app.command("show")
 def devices_show(
     device: Annotated[str, typer.Argument(metavar="ID", help="A device, as `devices list` names it.")],
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", help="Draw a simulated device's anchors, predicted against published: an SVG."),
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
     """Show one device."""
     from edgedistill.plugins import load_device
+    from edgedistill.predicting import is_predicted, profile_of
+    from edgedistill.report.predictions import show_profile
 
-    found = load_device(device).describe(device).to_json()
+    simulated = is_predicted(device) and ":" in device
+    found = profile_of(device) if simulated else load_device(device).describe(device).to_json()
+    if plot is not None and simulated:
+        from edgedistill.report.prediction_plot import anchors_picture
+        from edgedistill.runs import storage_errors, write_atomically
+
+        with storage_errors(plot.parent):
+            write_atomically(plot, anchors_picture(found))
     if as_json:
         emit({"devices": [found]})
+    elif simulated:
+        show_profile(found, console())
     else:
         for key, value in found.items():
             say(f"{key:<13} {value}")
     return 0
+
+
+devices_app.command()(predict)
+devices_app.command()(calibrate)
 
 
 @recipe_app.command("schema")

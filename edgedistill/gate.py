@@ -9,7 +9,11 @@ from edgedistill.types import Check, Json, State, Verdict
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edgedistill.recipe import Gate, LatencyGate, QualityGate, SizeGate
+    from edgedistill.recipe import Gate, LatencyGate, PredictedGate, QualityGate, SizeGate
+
+
+UNVALIDATED = ("no evidence", "spec-only")
+"""Standings of a prediction that no timing stands behind."""
 
 
 def judge(report: Json, policy: Gate) -> Verdict:
@@ -28,6 +32,8 @@ def judge(report: Json, policy: Gate) -> Verdict:
             checks += _size(artifact, report, policy.size)
         if policy.latency is not None:
             checks += _latency(artifact, report, policy.latency)
+        if policy.predicted is not None:
+            checks += _predicted(artifact, report, policy.predicted)
     if policy.parity:
         checks += [_parity(artifact) for artifact in report["artifacts"]]
     return Verdict(tuple(checks))
@@ -112,6 +118,26 @@ def _latency(artifact: Json, report: Json, policy: LatencyGate) -> Iterator[Chec
         if state is State.INCONCLUSIVE:
             reason += "; the rounds disagree: measure on a quieter machine, or raise benchmark.rounds"
         yield Check(name, state, reason, ratio["p50"], policy.max_ratio)
+
+
+def _predicted(artifact: Json, report: Json, policy: PredictedGate) -> Iterator[Check]:
+    """The upper end of the interval counts. What nobody validated decides nothing."""
+    found = [m for m in report["measurements"] if m["artifact"] == artifact["id"] and m["source"] == "predicted"]
+    if not found:
+        told = "; ".join(r["reason"] for r in report.get("refused", []) if r["artifact"] == artifact["id"])
+        yield Check(
+            f"predicted:{artifact['id']}", State.INVALID, f"no prediction of this artifact: {told or 'none made'}"
+        )
+    for one in found:
+        (low, high), p50 = one["interval80_ms"], one["latency_ms"]["p50"]
+        state = State.PASS if high <= policy.max_ms else State.FAIL if low > policy.max_ms else State.INCONCLUSIVE
+        reason = (
+            f"predicted {p50:.4g} ms in {one['runtime']} on {one['device']}, 80% interval {low:.4g} to {high:.4g} "
+            f"({one['calibration']}); its upper end may be at most {policy.max_ms:g}"
+        )
+        if one["calibration"] in UNVALIDATED:
+            state, reason = State.INVALID, f"UNVALIDATED: {reason}"
+        yield Check(f"predicted:{artifact['id']}:{one['device']}", state, reason, high, policy.max_ms)
 
 
 def _parity(artifact: Json) -> Check:

@@ -17,6 +17,7 @@ import edgedistill
 from edgedistill.errors import DataError, PluginError, UsageError, nearest
 from edgedistill.gate import judge
 from edgedistill.plugins import device_runtimes, find_plugin, load_device, plugin_names
+from edgedistill.predicting import is_predicted, profile_of
 from edgedistill.recipe import Assistants, Distill, MultiStage, Recipe, canonical
 from edgedistill.report.build import package_versions
 from edgedistill.retraining import Retraining, needed, writable
@@ -111,6 +112,12 @@ def check(recipe: Recipe, beside: Path) -> None:
                 got=word,
                 fix="drop the precision, or add a format that has it",
             )
+    if is_predicted(recipe.benchmark.device):
+        raise UsageError(
+            f"nothing runs on {recipe.benchmark.device}: it is simulated", where="benchmark.device",
+            expected="a device that computes", got=recipe.benchmark.device,
+            fix=f"benchmark.simulated: [{recipe.benchmark.device.removeprefix('sim:')}] predicts beside measuring",
+        )  # fmt: skip
     device: Any = load_device(recipe.benchmark.device)
     if not getattr(device, "AGENT", True):
         raise UsageError(
@@ -121,6 +128,8 @@ def check(recipe: Recipe, beside: Path) -> None:
             fix=f"measure the finished files with `edgedistill benchmark --device {recipe.benchmark.device}`",
         )
     device.describe(recipe.benchmark.device)
+    for name in recipe.benchmark.simulated:
+        profile_of(name)
     source_key(recipe.data, beside)
     scheme = recipe.distill.scheme
     for model in (recipe.teacher, recipe.student, *(scheme.chain if isinstance(scheme, Assistants) else [])):
@@ -206,6 +215,7 @@ class _Path:
             "benchmark", lambda out: do.benchmark(data, files, proved, out), **runs, benchmark=recipe.benchmark,
             device=device.to_json(), there=device_runtimes(recipe.benchmark.device), shelf=plugin_names("benchmarks"),
             refused=read_json(proved.path / "refused.json"),
+            simulated=[profile_of(name) for name in recipe.benchmark.simulated],
         )  # fmt: skip
         reported = self._stage(
             "report", lambda out: do.report(data, teacher, student, distilled, files, proved, measured, out),

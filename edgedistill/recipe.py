@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from edgedistill.recipe_benchmark import Benchmark, Gate, LatencyGate, QualityGate, SizeGate
+from edgedistill.recipe_benchmark import Benchmark, Gate, LatencyGate, PredictedGate, QualityGate, SizeGate
 from edgedistill.recipe_errors import Places, explain, override_key, read_yaml
 from edgedistill.recipe_export import Export, ParitySettings, Qat, Quantize
 from edgedistill.recipe_models import ConvnetModel, ImportedModel, Normalize, StudentModel
@@ -37,7 +37,8 @@ S = TypeVar("S", bound="Section")
 __all__ = [  # the recipe's sections, whichever file describes them
     "Assistants", "Augment", "Benchmark", "BornAgain", "Cache", "ConvnetModel", "ConvnetTeacher", "CrossEntropy", "DigitsData", "Distill",
     "EnsembleTeacher", "FileTeacher", "Gate", "ImageFolderData", "ImportData", "ImportedModel", "ImportedTeacher",
-    "LatencyGate", "MultiStage", "Mutual", "Normalize", "NpzData", "Offline", "ParitySettings", "Qat", "QualityGate",
+    "LatencyGate", "MultiStage", "Mutual", "Normalize", "NpzData", "Offline", "ParitySettings", "PredictedGate", "Qat",
+    "QualityGate",
     "Recipe", "Schedule", "SelfDistillation", "SizeGate", "SoftTargets", "Term", "Train", "canonical", "files_recipe", "load_policy", "load_recipe", "recipe_sha256",
 ]  # fmt: skip
 

@@ -21,6 +21,8 @@ class Benchmark(Section):
 
     device: str = "cpu"
     """Where (`edgedistill devices list`)."""
+    simulated: list[str] = Field(default=[])
+    """Simulated devices on which every student artifact's latency is predicted, such as `raspberry-pi-4b`."""
     threads: int = Field(default=1, ge=1)
     """Threads of the runtime."""
     affinity: list[int] = Field(default=[])
@@ -70,6 +72,13 @@ class LatencyGate(Section):
     """Most p50 relative to the teacher's fp32 artifact in the same runtime. Every round must agree, or it is inconclusive."""
 
 
+class PredictedGate(Section):
+    """Predicted latency of each student artifact, on every device of `benchmark.simulated`."""
+
+    max_ms: float = Field(gt=0)
+    """The upper end of the 80% interval must keep within; if only the lower end does, it is inconclusive."""
+
+
 class Gate(Section):
     """What must hold before the artifacts may ship. An absent part is not checked."""
 
@@ -79,5 +88,7 @@ class Gate(Section):
     """Bytes of each student artifact."""
     latency: LatencyGate | None = None
     """Latency of each student artifact."""
+    predicted: PredictedGate | None = None
+    """Predicted latency on simulated devices."""
     parity: bool = True
     """Every artifact, the teacher's too, must match its torch model."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgedistill import bundle as release
-from edgedistill.errors import DataError
+from edgedistill.errors import DataError, DeviceError
 from edgedistill.gate import judge, verdict_json
 from edgedistill.metadata import Origin
 from edgedistill.plugins import load_device, load_exporter
@@ -36,7 +36,7 @@ from edgedistill.supporting import require_convertible
 from edgedistill.types import Array, Json, Precision, Signature
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from torch import nn
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from edgedistill.distillation.qat import QatJob
     from edgedistill.quantizing import CandidateSamples
     from edgedistill.teachers.build import Teacher
+    from edgedistill.types import Artifact
     from edgedistill.watch import Watch
 
 _MARGIN_BYTES = 2**20
@@ -247,6 +248,22 @@ class Stages:
         inputs.unlink()
         np.savez_compressed(out / "samples_ns.npz", **samples)
         write_json(measurements, out / "measurements.json")
+        write_json(self._predictions(artifacts), out / "predictions.json")
+
+    def _predictions(self, artifacts: Sequence[Artifact]) -> Json:
+        """Every student artifact on every simulated device: `predictions`, and `refused` with artifact and reason."""
+        from edgedistill.predicting import predict
+
+        found: Json = {"predictions": [], "refused": []}
+        for artifact in [a for a in artifacts if a.model == "student" and self.recipe.benchmark.simulated]:
+            for name in self.recipe.benchmark.simulated:
+                try:
+                    made = predict(artifact.path, [name])["predictions"]
+                except DeviceError as error:
+                    found["refused"].append({"artifact": artifact.id, "device": name, "reason": error.message})
+                else:
+                    found["predictions"] += [{**one, "artifact": artifact.id} for one in made]
+        return found
 
     def report(
         self, data_stage: Stage, teacher: Stage, student: Stage, distilled: Stage, files: Files,
@@ -276,6 +293,7 @@ class Stages:
             ],
             choices=files.choices(),
             measurements=read_json(measured.path / "measurements.json"),
+            predictions=read_json(measured.path / "predictions.json"),
             eval_samples=len(data.eval_labels),
         )
         write_json(report, out / "report.json")

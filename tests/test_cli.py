@@ -184,7 +184,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     [
         [], ["compress"], ["gate"], ["report"], ["bundle"], ["verify"], ["parity"], ["benchmark"], ["doctor"],
         ["plugins"], ["recipe"], ["recipe", "schema"], ["recipe", "check"], ["devices"], ["devices", "list"],
-        ["devices", "show"], ["export"], ["operators"],
+        ["devices", "show"], ["devices", "predict"], ["devices", "calibrate"], ["export"], ["operators"],
     ],
 )  # fmt: skip
 def test_every_command_has_help_with_json_and_debug(command: list[str]) -> None:

@@ -59,6 +59,7 @@ def build(
     measurements: list[Json],
     choices: list[Json],
     eval_samples: int,
+    predictions: Json | None = None,
 ) -> Json:
     """The report without its gate and the digest of the recipe, which the gate stage adds.
 
@@ -81,7 +82,8 @@ def build(
         },
         "models": models,
         "artifacts": [{**a, "notes": [*a["notes"], *_notes(a, artifacts, compared)]} for a in artifacts],
-        "measurements": compared,
+        "measurements": [*compared, *(predictions or {}).get("predictions", [])],
+        "refused": (predictions or {}).get("refused", []),
         "recommendations": recommend(artifacts, compared),
         "gate": None,
     }

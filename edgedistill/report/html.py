@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgedistill.gate import UNVALIDATED
 from edgedistill.report.latency_plot import latency_pictures
+from edgedistill.report.prediction_plot import prediction_picture
 from edgedistill.report.rows import HEADINGS, counted, percent, rows, spread
 
 if TYPE_CHECKING:
@@ -20,8 +22,13 @@ def render(report: Json, chart_svg: str) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": percent, "counted": counted, "spread": spread}
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
+    predicted = [m for m in report["measurements"] if m["source"] == "predicted"]
+    picture = prediction_picture(predicted) if predicted else ""
     return template.render(
         report=report,
+        predicted=predicted,
+        unvalidated=UNVALIDATED,
+        predictions=Markup(picture),  # noqa: S704 - drawn by matplotlib, its texts escaped there
         rows=rows(report),
         headings=HEADINGS,
         chart=Markup(chart_svg),  # noqa: S704 - drawn by matplotlib from numbers, its texts escaped there

@@ -21,7 +21,7 @@ def quality_against_latency(report: Json) -> str:
     with mpl.rc_context({"svg.hashsalt": "edgedistill", "svg.fonttype": "none", "font.family": "sans-serif"}):
         figure = Figure(figsize=(8.2, 4.4))
         axes = figure.subplots()
-        for measurement in report["measurements"]:
+        for measurement in (m for m in report["measurements"] if m["source"] != "predicted"):
             artifact = by_id[measurement["artifact"]]
             quality = artifact["quality_by_runtime"].get(measurement["runtime"], artifact["quality"])
             kind = "teacher" if artifact["model"] == "teacher" else artifact["precision"]
@@ -69,7 +69,7 @@ def _dress(axes: Any, report: Json) -> None:
     axes.grid(visible=True, which="both", alpha=0.25)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    shown = {m["runtime"] for m in report["measurements"]}
+    shown = {m["runtime"] for m in report["measurements"] if m["source"] != "predicted"}
     precisions = {a["precision"] for a in report["artifacts"] if a["model"] != "teacher"}
     handles = [
         Line2D(

@@ -50,7 +50,7 @@ HEADINGS = {
 def rows(report: Json) -> list[Row]:
     """Rows sorted teacher first, then by format, precision and runtime."""
     by_id = {artifact["id"]: artifact for artifact in report["artifacts"]}
-    found = [(measurement, by_id[measurement["artifact"]]) for measurement in report["measurements"]]
+    found = [(m, by_id[m["artifact"]]) for m in report["measurements"] if m["source"] != "predicted"]
     found.sort(key=lambda f: (f[1]["model"] != "teacher", f[1]["format"], f[1]["precision"], f[0]["runtime"]))
     return [_row(measurement, artifact) for measurement, artifact in found]
 

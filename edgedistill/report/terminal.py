@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from edgedistill.report.predictions import show_predictions
 from edgedistill.report.rows import HEADINGS, counted, percent, rows, spread
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def show(report: Json, console: Console) -> None:
         cells[-1].stylize(_STYLES.get(row.parity, ""))
         table.add_row(*cells, style="bold" if row.role == "teacher" else "")
     console.print(table)
+    show_predictions([m for m in report["measurements"] if m["source"] == "predicted"], console)
     for artifact in report["artifacts"]:
         for note in artifact["notes"]:
             console.print(Text(f"note: {artifact['id']}: {note}", style="yellow"))
@@ -63,11 +65,12 @@ def show(report: Json, console: Console) -> None:
 
 
 def show_measurements(measurements: list[Json], console: Console) -> None:
-    """A table of measurements without a report; what was emulated has one of its own."""
+    """A table of measurements without a report; what was emulated or predicted has one of its own."""
     small = [m for m in measurements if m["device"].startswith("micro:")]
     show_microcontrollers(small, console)
     show_emulated([m for m in measurements if m["source"] == "emulated" and m not in small], console)
-    measurements = [m for m in measurements if m["source"] != "emulated"]
+    show_predictions([m for m in measurements if m["source"] == "predicted"], console)
+    measurements = [m for m in measurements if m["source"] not in ("emulated", "predicted")]
     if not measurements:
         return
     table = Table(title="measured, batch 1", title_justify="left", header_style="bold")

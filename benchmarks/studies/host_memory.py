@@ -1,0 +1,67 @@
+"""Peak memory of generated networks in ONNX Runtime on this machine: devices/data/onnxruntime_host_memory.csv.
+
+    python -m benchmarks.studies.host_memory
+
+What the memory model of ONNX Runtime is fitted to (`python -m benchmarks.studies.prediction --remake` afterwards).
+Growth: the process's highest resident set less what it had with the runtime imported. A family is a kind of network.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgedistill import suite
+from edgedistill.calibrating import exported
+from edgedistill.plugins import find_plugin, load_device
+from edgedistill.types import BenchmarkJob
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+TABLE = Path("devices/data/onnxruntime_host_memory.csv")
+LARGER: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "plain-224": (lambda: suite.plain((64, 128, 128, 256, 256)), 224),
+    "plain-320": (lambda: suite.plain((32, 64, 128, 256, 512)), 320),
+    "depthwise-320": (lambda: suite.depthwise(48), 320),
+    "depthwise-448": (lambda: suite.depthwise(32), 448),
+    "inverted-320": (lambda: suite.inverted(32, 6), 320),
+    "residual-224": (lambda: suite.residual(96), 224),
+    "residual-384": (lambda: suite.residual(64), 384),
+    "bottleneck-320": (lambda: suite.residual(128, bottleneck=True), 320),
+    "fire-320": (lambda: suite.fire(128), 320),
+    "gated-320": (lambda: suite.depthwise(48, 5, gate=True), 320),
+    "dense-wide": (lambda: suite.dense(6144), 16),
+    "dense-middle": (lambda: suite.dense(3072), 16),
+}
+
+
+def main() -> None:
+    """Export, run and write."""
+    suite.UNSEEN.update(LARGER)
+    simulated = find_plugin("devices", "simulated")
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in (*suite.SUITE, *suite.UNSEEN):
+            path = exported(name, "onnxruntime", Path(folder))
+            job = BenchmarkJob(path, "onnxruntime", min_queries=5)
+            memory = load_device("cpu").run("cpu", job).document["memory_bytes"]
+            facts = {"network": name, "family": name.split("-", maxsplit=1)[0], "base_bytes": memory["after_import"]}
+            facts["growth_bytes"] = memory["peak"] - memory["after_import"]
+            rows.append(facts | {key: round(value) for key, value in simulated.memory_features(path).items()})
+            sys.stdout.write(f"{name}: {facts['growth_bytes'] / 1e6:.1f} MB\n")
+    with TABLE.open("w", encoding="utf-8", newline="") as stream:
+        stream.write("# measured by `python -m benchmarks.studies.host_memory` on x86-64; ")
+        stream.write("onnxruntime 1.32.0, 1 thread; networks of edgedistill.suite; Apache-2.0\n")
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

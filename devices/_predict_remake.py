@@ -1,0 +1,51 @@
+"""Write again what rests on the published timings: profiles, transfer.yaml, memory.yaml."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import yaml
+
+from . import _predict_memory as memory
+from . import _predict_profile as shelf
+from . import _predict_transfer as transfer
+from ._predict_build import build
+from ._predict_data import DATA, rows
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgedistill.types import Json
+
+    from ._predict_fit import Anchors
+
+_BASES = {"ncnn": 13.2e6}
+"""Resident bytes of a process with the runtime loaded and nothing opened, Python included."""
+_HEAD = "# written by `python -m benchmarks.studies.prediction --remake`; do not edit\n"
+
+
+def remake() -> list[Path]:
+    """Every file that is made of the data folder's tables; the same tables give the same bytes."""
+    made = build()
+    written = [shelf.write(profile, shelf.SHIPPED) for profile in made]
+    for path in shelf.SHIPPED.glob("*.yaml"):
+        if path not in written:
+            path.unlink()
+    summary = transfer.summarise(transfer.tried({profile.id: profile for profile in made}))
+    models = {"ncnn": _model(memory.ncnn_anchors(), _BASES["ncnn"])}
+    if (DATA / "onnxruntime_host_memory.csv").is_file():
+        table = rows("onnxruntime_host_memory.csv")
+        models["onnxruntime"] = _model(memory.onnxruntime_anchors(), float(table[0]["base_bytes"]))
+    for path, document in ((transfer.FILE, summary), (memory.FILE, models)):
+        path.write_text(_HEAD + yaml.dump(document, sort_keys=False), encoding="utf-8")
+        written.append(path)
+    return written
+
+
+def _model(anchors: Anchors, base_bytes: float) -> Json:
+    costs, found = memory.fitted(anchors)
+    return {
+        "costs": {name: float(f"{cost:.5g}") for name, cost in costs.items()}, "base_bytes": base_bytes,
+        "anchors": len(anchors.names), "mdape": float(f"{found.mdape:.4g}"),
+        "within20": float(f"{found.within(0.2):.4g}"),
+    }  # fmt: skip

@@ -1,0 +1,116 @@
+"""`edgedistill devices predict` and `edgedistill devices calibrate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgedistill.cli_shared import AsJson, Debug, console, emit, say
+
+
+def predict(
+    artifact: Annotated[Path, typer.Argument(help="A file: .onnx, .tflite, .xml, .param.")],
+    device: Annotated[
+        list[str] | None, typer.Option("--device", help="sim:ID or ID, as often as wanted. Default: every profile.")
+    ] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            "--runtime",
+            help="ncnn, tflite, onnxruntime, openvino. Default: the file's; of ONNX, what the profile knows best.",
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Default: 1, or the fewest a profile has.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="fp32, fp16, int8. Default: the file's.")] = None,
+    predictor: Annotated[
+        str | None,
+        typer.Option(
+            "--predictor", help="counts (one emulated run) or graph (operator classes). Default: counts where it can."
+        ),
+    ] = None,
+    budget_ms: Annotated[
+        float | None,
+        typer.Option("--budget-ms", min=0, help="The interval's upper end must keep within; exit code 1 if not."),
+    ] = None,
+    budget_mb: Annotated[float | None, typer.Option("--budget-mb", min=0, help="So must the memory.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw the predictions with their intervals: an SVG.")
+    ] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,  # noqa: ARG001 - read in main
+) -> int:
+    """Predict a file's latency and memory on simulated devices, each with its 80% interval and error. Fastest first."""
+    from edgedistill.predicting import predict as predicted
+    from edgedistill.report.predictions import show_predictions
+
+    found = predicted(
+        artifact, device or [], runtime=runtime, threads=threads, precision=precision, predictor=predictor,
+        budget_ms=budget_ms, budget_mb=budget_mb,
+    )  # fmt: skip
+    if plot is not None:
+        from edgedistill.report.prediction_plot import prediction_picture
+        from edgedistill.runs import storage_errors, write_atomically
+
+        with storage_errors(plot.parent):
+            write_atomically(plot, prediction_picture(found["predictions"]))
+    if as_json:
+        emit(found)
+    else:
+        show_predictions(found["predictions"], console(), found["refused"])
+    kept = [one.get("meets_budget", True) for one in found["predictions"]]
+    if not kept:
+        return 3
+    return 0 if all(kept) or (not device and any(kept)) else 1
+
+
+def calibrate(
+    name: Annotated[str, typer.Option("--name", help="Id of the new profile, such as my-board.")],
+    device: Annotated[str | None, typer.Option("--device", help="Where to measure: cpu, ssh:NAME.")] = None,
+    anchors: Annotated[
+        Path | None, typer.Option("--anchors", help="Timings instead: a CSV with the columns model (a file) and ms.")
+    ] = None,
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="ncnn, onnxruntime, litert, tflite-runtime, openvino.")
+    ] = "onnxruntime",
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")] = 1,
+    few_shot: Annotated[bool, typer.Option("--few-shot", help="Three networks instead of a dozen.")] = False,
+    budget_mb: Annotated[
+        float | None, typer.Option("--app-budget-mb", min=0, help="What an application may take there.")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Write over an own profile of this name.")] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,  # noqa: ARG001 - read in main
+) -> int:
+    """Make a profile of a board of your own: a suite of generated networks is measured, or timings are given."""
+    from edgedistill.calibrating import Board, from_anchors, from_device
+    from edgedistill.errors import UsageError
+    from edgedistill.progress import TerminalWatch
+
+    if (device is None) == (anchors is None):
+        raise UsageError(
+            "either --device or --anchors is needed", where="command line", expected="one of the two",
+            got="both" if device else "neither", fix="--device cpu measures; --anchors FILE.csv takes timings",
+        )  # fmt: skip
+    board = Board(name, runtime, threads, few_shot=few_shot, app_budget_mb=budget_mb, replace=replace)
+    if anchors is not None:
+        found = from_anchors(board, anchors)
+    else:
+        watch = TerminalWatch()
+        with watch.bar:
+            found = from_device(
+                board, str(device), lambda done, total, text: watch.step(f"measure {text}", done, total)
+            )
+    if as_json:
+        emit(found)
+    else:
+        error = f"{found['mdape']:.1%}" if found["mdape"] is not None else "unknown"
+        say(
+            f"{found['path']}: sim:{name}, {found['status']}, {found['anchors']} anchors, median error {error} (held out)"
+        )
+        for flag in found["flags"]:
+            say(f"  {flag}")
+    return 0
