@@ -54,7 +54,7 @@ def compress(
         str,
         typer.Option(
             "--until",
-            help="Last stage to do: data teacher student cache distill export quantize parity benchmark report gate bundle.",
+            help="Last stage to do: data teacher student cache distill export quantize retrain requantize parity benchmark report gate bundle.",
         ),
     ] = "bundle",
     as_json: AsJson = False,

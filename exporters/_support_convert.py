@@ -137,12 +137,13 @@ def foresee_ncnn(
     examples: Mapping[str, Array] | None = None,
     opset: int | None = None,  # noqa: ARG001 - ONNX's
 ) -> list[Operator]:
-    """Operators of the model; refused is what reaches ncnn on none of the ways that the exporter tries.
+    """Operators of a torch model; refused is what reaches ncnn on none of the ways that the exporter tries.
 
     Raises:
         ModelError: torch.export cannot follow the model.
     """
-    require_torch(model, "ncnn", "ncnn")
+    if isinstance(model, Path):
+        return []  # pnnx reads it, and says itself what it cannot
     program = captured(model, example(signature, 1, examples))
     refused = _tried(program, "ncnn", _NCNN)
     return listed(program, [*refused, *shapeless(program, "ncnn")])

@@ -30,7 +30,11 @@ def inventory(artifact: Artifact) -> Inventory:
 
     agent._ncnn_layers(str(artifact.path))  # noqa: SLF001 - the reader of the format: is it whole?
     places: dict[str, list[str]] = {}
-    for line in artifact.path.read_text(encoding="ascii").splitlines()[2:]:
+    lines = artifact.path.read_text(encoding="ascii").splitlines()
+    count = int(lines[1].split()[0])
+    if len(lines) - 2 != count or not all(len(line.split()) > 1 for line in lines[2:]):
+        raise ValueError(f"{artifact.path.name} tells of {count} layers and holds {len(lines) - 2}: it is cut off")
+    for line in lines[2:]:
         kind, name = line.split()[:2]
         places.setdefault(kind, []).append(name)
     rows = []

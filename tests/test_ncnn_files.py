@@ -239,7 +239,7 @@ def test_damage_is_told_and_kills_nobody(damage: str, base: Artifact, tmp_path: 
     DAMAGES[damage](broken)
     (check,) = NCNN.check_support(broken)
     assert check.state is State.FAIL
-    assert ".ncnn." in check.reason
+    assert ".ncnn." in check.reason or "no such layer" in check.reason
     for precision in (Precision.INT8_STATIC, Precision.FP16):
         with pytest.raises(ArtifactError) as caught:
             NCNN.quantize(broken, precision, GIVEN, tmp_path)
@@ -261,7 +261,8 @@ def test_a_layer_of_another_ncnn_is_named(base: Artifact, tmp_path: Path) -> Non
     broken = copied(base, tmp_path / "broken")
     edited(broken, "PReLU ", "NoLayer ")
     (check,) = NCNN.check_support(broken)
-    assert "no layer NoLayer" in check.reason
+    assert "NoLayer" in check.reason
+    assert "no such layer" in check.reason
 
 
 def test_only_float32_files_are_quantised(base: Artifact, tmp_path: Path) -> None:

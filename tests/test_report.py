@@ -344,7 +344,7 @@ def _file(name: str, precision: str, **more: Any) -> Json:
 def test_int8_is_recommended_only_if_faster_and_within_the_margin(
     rounds: list[float], met: bool, chosen: str, why: str
 ) -> None:
-    row = {"state": "shipped", "keep_float": ["conv"], "drop": 0.03, "n": 100}
+    row = {"scheme": "min-max", "state": "shipped", "keep_float": ["conv"], "drop": 0.03, "n": 100}
     int8 = with_choice(_file("int8", "int8"), [{"artifact": "int8", "met": met, "candidates": [row]}])
     assert "1 layers stay in float: conv" in int8["notes"]
     assert any("3.00 points" in note for note in int8["notes"]) is not met

@@ -58,9 +58,9 @@ def test_a_model_for_another_runtime_is_told_before_anything_runs(model: Path) -
 
 def test_inputs_of_the_wrong_shape_name_their_file(model: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "in.npz", x=np.zeros((4, 3, 3), np.float32))
-    error = wrong(3, model, "--inputs", tmp_path / "in.npz")
+    error = wrong(2, model, "--inputs", tmp_path / "in.npz")
     assert "takes [2, 3] a sample, the file holds [3, 3]" in error["message"]
-    assert error["where"] == str(tmp_path / "in.npz")
+    assert error["where"].startswith(str(tmp_path / "in.npz"))
 
 
 def test_cores_that_may_not_be_used_are_told(model: Path) -> None:
