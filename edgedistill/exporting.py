@@ -241,6 +241,7 @@ def write(
     jobs = [(fmt, precision) for fmt in exporters for precision in wanted]
     artifacts: list[Artifact] = []
     choices: list[Json] = []
+    apart: dict[str, dict[str, str]] = {}
     with storage_errors(out.parent):
         for number, (fmt, precision) in enumerate(jobs):
             told = partial(_told, on_step, f"write {fmt} {precision.short}", number, 2 * len(jobs))
@@ -253,14 +254,15 @@ def write(
                     source.model, source.name, source.signature, folder, source.inputs, settings.opset
                 )
             else:
-                choice = _chosen(source, artifacts, precision, settings, folder, told)
+                choice, departures = _chosen(source, artifacts, precision, settings, folder, told)
                 made = choice.artifact
+                apart[made.id] = departures
                 choices.append(_choice_json(choice))
             artifacts.append(embedded(made, Origin(settings.licence)))
         documents = []
         for number, artifact in enumerate(artifacts):
             on_step(f"prove {artifact.id}", len(jobs) + number, 2 * len(jobs))
-            documents.append(with_choice(_proved(source, artifact, part), choices))
+            documents.append(with_choice(_proved(source, artifact, part, apart.get(artifact.id, {})), choices))
         document = {"schema": SCHEMA, "name": source.name, "artifacts": documents}
         if choices:
             document |= _measured(source, artifacts, documents, settings, part, on_step)
@@ -281,15 +283,30 @@ def _chosen(
     settings: Settings,
     folder: Path,
     told: Callable[[str], None],
-) -> Choice:
-    """The best candidate of a precision, made from the last fp32 file."""
+) -> tuple[Choice, dict[str, str]]:
+    """The best candidate of a precision, made from the last fp32 file; runtimes that depart from the reference's."""
     base = next(a for a in reversed(artifacts) if a.precision is Precision.FP32)
     samples = folder / ".validation.npz"
     given = judged(source.inputs, settings.calibration, settings.validation, samples)
     try:
-        return choose(base, precision, given, settings.quantize, settings.benchmark, folder, told)
+        choice = choose(base, precision, given, settings.quantize, settings.benchmark, folder, told)
+        return choice, _apart(choice.artifact, samples, folder)
     finally:
         samples.unlink()
+
+
+def _apart(artifact: Artifact, samples: Path, folder: Path) -> dict[str, str]:
+    """Runtimes that refuse the samples, or give something else than the format's reference runtime, and how."""
+    found: dict[str, Mapping[str, Array]] = {}
+    refused: dict[str, str] = {}
+    several = subjects([artifact])
+    for subject in several if len(several) > 1 else ():
+        try:
+            found[subject.runtime] = compute_all(subject, samples, folder / ".outputs.npz")
+        except EdgeDistillError as error:
+            refused[subject.runtime] = error.message
+    (folder / ".outputs.npz").unlink(missing_ok=True)
+    return refused | disagreements(artifact, found)
 
 
 def _choice_json(choice: Choice) -> Json:
@@ -324,8 +341,11 @@ def _measured(
     }
 
 
-def _proved(source: Source, artifact: Artifact, root: Path) -> Json:
-    """The artifact's document with its parity in every runtime that opens it, and what keeps the others from it."""
+def _proved(source: Source, artifact: Artifact, root: Path, apart: Mapping[str, str]) -> Json:
+    """The artifact's document with its parity in every runtime that opens it, and what keeps the others from it.
+
+    `apart`: runtimes that are known to depart from the format's reference runtime, and how.
+    """
     exporter = load_exporter(artifact.format)
     outputs: dict[str, Mapping[str, Array]] = {}
     refused = {
@@ -338,7 +358,7 @@ def _proved(source: Source, artifact: Artifact, root: Path) -> Json:
             outputs[subject.runtime] = _computed(source, subject, root)
         except EdgeDistillError as error:
             refused[subject.runtime] = error.message
-    refused |= disagreements(artifact, outputs)
+    refused |= disagreements(artifact, outputs) | dict(apart)
     refused = {runtime: why.removeprefix(f"not for {runtime}: ") for runtime, why in refused.items()}
     notes = [f"not for {runtime}: {why}" for runtime, why in refused.items()]
     answers = {r: matched(found, tuple(source.expected)) for r, found in outputs.items() if r not in refused}

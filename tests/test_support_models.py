@@ -95,7 +95,7 @@ def test_the_table_is_what_really_happens(name: str, fmt: str, tmp_path: Path) -
     found = source(name)
     try:
         artifact = load_exporter(fmt).export(found.model, name, found.signature, tmp_path, found.inputs)
-        document = _proved(found, artifact, tmp_path)
+        document = _proved(found, artifact, tmp_path, {})
         taken = document["parity"]["state"] == "pass"
     except EdgeDistillError:
         taken = False
