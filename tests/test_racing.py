@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,7 @@ def chain(path: Path, products: int) -> Artifact:
     """So many products of 256 x 256 in a row."""
     weights = numpy_helper.from_array(np.eye(256, dtype=np.float32), "w")
     names = ["x", *(f"t{i}" for i in range(1, products)), "y"]
-    nodes = [helper.make_node("MatMul", [a, "w"], [b]) for a, b in zip(names, names[1:], strict=False)]
+    nodes = [helper.make_node("MatMul", [a, "w"], [b]) for a, b in pairwise(names)]
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 256]) for n in "xy"]
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [weights])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
