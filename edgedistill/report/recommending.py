@@ -51,7 +51,7 @@ def recommend(artifacts: list[Json], measurements: list[Json], model: str = "stu
     rows = []
     for base in (m for m in own if by_id[m["artifact"]]["precision"] == "fp32"):
         rivals = [m for m in own if m["runtime"] == base["runtime"] and m is not base]
-        fits = [m for m in rivals if by_id[m["artifact"]].get("within_margin", True)]
+        fits = [m for m in rivals if _good(by_id[m["artifact"]])]
         faster = [m for m in fits if max(ratio_of(m, base)["rounds"]) <= 1]
         chosen = min(faster, key=lambda m: ratio_of(m, base)["p50"], default=base)
         rows.append(
@@ -65,6 +65,12 @@ def recommend(artifacts: list[Json], measurements: list[Json], model: str = "stu
     return rows
 
 
+def _good(artifact: Json) -> bool:
+    """Whether a file is within the margin of quality, and computes what it was made of."""
+    passed = artifact.get("parity", {}).get("state", "pass") == "pass"
+    return passed and bool(artifact.get("within_margin", True))
+
+
 def _why(chosen: Json, base: Json, rivals: list[Json], fits: list[Json]) -> str:
     if chosen is not base:
         found = ratio_of(chosen, base)
@@ -72,5 +78,5 @@ def _why(chosen: Json, base: Json, rivals: list[Json], fits: list[Json]) -> str:
     if not rivals:
         return "the only precision"
     if not fits:
-        return "the quantised file loses more quality than quantize.max_drop"
+        return "the quantised file loses more quality than quantize.max_drop, or departs too far from the model"
     return "the quantised file is not faster than fp32 in every round here"
