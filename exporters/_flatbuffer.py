@@ -1,4 +1,4 @@
-"""TFLite files as objects and back, weights at multiples of 16 bytes."""
+"""TFLite files as objects and back, weights inside the flatbuffer at multiples of 16 bytes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,12 @@ def read(path: Path) -> Any:
     content = bytearray(path.read_bytes())
     if content[4:8] != b"TFL3":
         raise ValueError(f"{path.name} is not a TFLite file: no TFL3 at byte 4")
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    for buffer in model.buffers:
+        if buffer.offset > 1:  # it stands behind the flatbuffer, where converters put large files' weights
+            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
+    return model
 
 
 def packed(model: Any) -> bytes:
@@ -40,11 +45,9 @@ def packed(model: Any) -> bytes:
 
 
 def _pack_buffer(buffer: Any, builder: Any) -> int:
-    """A Buffer whose data is aligned; data that stands behind the flatbuffer (over 2 GB) is refused."""
+    """A Buffer whose data is aligned."""
     from ai_edge_litert import schema_py_generated as schema
 
-    if buffer.offset > 1:
-        raise ValueError("a TFLite file above 2 GB holds its weights outside its flatbuffer")
     data = None
     if buffer.data is not None and len(buffer.data):
         content = np.asarray(buffer.data, np.uint8).tobytes()

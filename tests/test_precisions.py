@@ -11,6 +11,7 @@ from torch import nn
 
 from edgedistill.comparing import compute_all, matched, subjects
 from edgedistill.exporting import of_module
+from edgedistill.metadata import Origin, embedded
 from edgedistill.plugins import load_exporter, plugin_names
 from edgedistill.types import Artifact, Precision
 
@@ -98,3 +99,20 @@ def test_whole_integer_tflite_can_have_float_ends(source: Source, bases: dict[st
     np.savez(tmp_path / "in.npz", **dict(source.inputs))
     found = matched(compute_all(subjects([made])[0], tmp_path / "in.npz", tmp_path / "out.npz"), ["output"])["output"]
     assert _signal_db(source.expected["output"], found) > LEAST_DB[Precision.INT8_STATIC]
+
+
+def test_weights_behind_the_flatbuffer_come_inside(tmp_path: Path) -> None:
+    """ai-edge-quantizer puts a large file's weights behind its flatbuffer; metadata is still written."""
+    torch.manual_seed(0)
+    table = nn.Sequential(nn.Embedding(9000, 128), nn.Flatten(), nn.Linear(512, 5)).eval()
+    ids = {"ids": np.random.default_rng(0).integers(0, 9000, (16, 4))}
+    source = of_module(table, ids, "net")
+    exporter = load_exporter("tflite")
+    base = embedded(exporter.export(source.model, "net", source.signature, tmp_path, source.inputs), Origin("MIT"))
+    made = embedded(exporter.quantize(base, Precision.INT8_STATIC, ids, tmp_path), Origin("MIT"))
+    assert made.size_bytes < 0.3 * base.size_bytes
+    np.savez(tmp_path / "in.npz", **ids)
+    for subject in subjects([made]):
+        (found,) = compute_all(subject, tmp_path / "in.npz", tmp_path / "out.npz").values()
+        error = found - source.expected["output"]
+        assert 10 * np.log10(np.mean(source.expected["output"] ** 2) / np.mean(error**2)) > 25
