@@ -107,6 +107,12 @@ TOOLS: dict[str, Callable[..., Path]] = {
 }
 
 
+def _peak_mb() -> float:
+    """Of this process since it was started; getrusage would tell the peak of the one that started it, too."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
 def main() -> None:
     """Make the file, and print what it took."""
     tool, model, calibration, validation, out = sys.argv[1], *map(Path, sys.argv[2:])
@@ -119,7 +125,7 @@ def main() -> None:
     document = {
         "path": str(made),
         "cpu_s": own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime,
-        "peak_mb": max(own.ru_maxrss, children.ru_maxrss) / 1024,
+        "peak_mb": _peak_mb(),
     }
     sys.stdout.write(json.dumps(document) + "\n")
 
