@@ -108,7 +108,7 @@ class Retraining(Stages):
         kept = cache.path if read_json(cache.path / "plan.json")["use"] else None
         work = QatJob(
             replace(self._job(data_stage, teacher.path, out), cache=kept),
-            distilled.path / "student.safetensors", qat_settings(self.recipe), self._calibration(data),
+            distilled.path / "student.safetensors", qat_settings(self.recipe), np.asarray(self._calibration(data)),
             tuple(int(row) for row in self._judging(data)),
         )  # fmt: skip
         self._train(train_quantized, work, lambda module: keep(module, TRAINED, data, out))
@@ -189,8 +189,9 @@ class Retraining(Stages):
         graph = Folded(module.graph, data.normalization, folds).eval() if folds else module.graph
         plain = exporter.export(graph, base.model, base.signature, scratch)
         precision = Precision.INT8_QAT if own else Precision.INT8_STATIC
+        whole = {name: np.asarray(rows) for name, rows in samples.calibration.items()}
         made: Artifact = exporter.quantize_trained(
-            plain, ranges, samples.calibration, folder, precision, float_ends=not self.recipe.quantize.integer_ends
+            plain, ranges, whole, folder, precision, float_ends=not self.recipe.quantize.integer_ends
         )
         shutil.rmtree(scratch)
         return replace(made, producer={**made.producer, "parent": base.sha256, "reference": TRAINED})

@@ -32,6 +32,7 @@ from edgedistill.stored import (
     write_artifacts,
     write_json,
 )
+from edgedistill.streaming import of_mapped
 from edgedistill.supporting import require_convertible
 from edgedistill.types import Array, Json, Precision, Signature
 
@@ -434,7 +435,7 @@ class Stages:
         settings = self.recipe.quantize
         if settings.calibration is None:
             rows = np.random.default_rng(self.recipe.seed).permutation(len(data.train_labels))[: settings.samples]
-            return np.asarray(data.train_inputs[np.sort(rows)])
+            return of_mapped(data.train_inputs, np.sort(rows))
         from edgedistill.data.sources import as_images, read_npz_array
         from edgedistill.data.splits import apply
 

@@ -11,6 +11,7 @@ import numpy as np
 from edgedistill.types import Array, Artifact, Precision, Scheme, Signature, TensorSpec
 
 from ._common import conversion
+from ._flatbuffer import read
 from ._histogram import clipped_ranges
 
 if TYPE_CHECKING:
@@ -223,12 +224,6 @@ def _smaller_weights(source: Path, precision: Precision, path: Path) -> None:
     else:
         tool.load_quantization_recipe(recipe.weight_only_wi4_afp32())
     tool.quantize(enable_progress_report=False).export_model(str(path), overwrite=True)
-
-
-def read(path: Path) -> Any:
-    from ai_edge_litert import schema_py_generated as schema
-
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(path.read_bytes()), 0))
 
 
 def _signature_inputs(path: Path) -> list[str]:

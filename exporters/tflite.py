@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgedistill.types import Artifact, MacCount, Precision, Signature, TensorSpec
 
 from ._common import conversion, example, require_torch, supported, weighted_macs
+from ._flatbuffer import read
 from ._qat_tflite import quantize_trained as quantize_trained  # noqa: PLC0414 - likewise
 from ._support_convert import foresee_tflite as foresee  # noqa: F401 - likewise
 from ._support_tflite import inventory as inventory  # noqa: PLC0414 - likewise
@@ -18,7 +19,6 @@ from ._tflite_metadata import embed as embed  # noqa: PLC0414 - this exporter's 
 from ._tflite_metadata import metadata as metadata  # noqa: PLC0414 - likewise
 from ._tflite_quantization import layers as layers  # noqa: PLC0414 - this exporter's verb, in a file of its own
 from ._tflite_quantization import quantize as quantize  # noqa: PLC0414 - likewise
-from ._tflite_quantization import read
 from ._tflite_quantization import schemes as schemes  # noqa: PLC0414 - likewise
 from ._tflite_steps import output_steps as output_steps  # noqa: PLC0414 - likewise
 

@@ -159,9 +159,10 @@ def given_by(folds: Sequence[str], logits: Array) -> Array:
 
 def taken_by(folds: Sequence[str], normalization: Normalization, samples: Any) -> Array:
     """What the folded model takes in the place of these model-ready samples: raw ones, or the same."""
-    ready = np.asarray(samples)
     if NORMALIZATION not in folds:
-        return ready
+        given: Array = samples  # where they lie: on disk, perhaps
+        return given
+    ready = np.asarray(samples)
     shape = (1, -1) + (1,) * (ready.ndim - 2)
     raw = ready * np.reshape(normalization.std, shape) + np.reshape(normalization.mean, shape)
     return np.asarray(raw, dtype=np.float32)
