@@ -25,7 +25,7 @@ def read(path: Path) -> Any:
     content = bytearray(path.read_bytes())
     if content[4:8] != b"TFL3":
         raise ValueError(f"{path.name} is not a TFLite file: no TFL3 at byte 4")
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    model: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
     for buffer in model.buffers:
         if buffer.offset > 1:  # it stands behind the flatbuffer, where converters put large files' weights
             buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
