@@ -12,6 +12,7 @@ from edgedistill.errors import DeviceError
 
 from . import _predict_counts as counts
 from . import _predict_graph as graphs
+from ._predict_host import EXPONENT, RUNTIME, corrected
 from ._predict_memory import fits
 from ._predict_memory import predict as predict_memory
 from ._predict_profile import ORDER
@@ -77,8 +78,12 @@ def choose(profile: Profile, runtime: str | None, threads: int | None, precision
     return Choice(block, str(wanted), standing)
 
 
-def answer(profile: Profile, choice: Choice, graph: Graph, counted: Array | None) -> Json:
+def answer(
+    profile: Profile, choice: Choice, graph: Graph, counted: Array | None, residual: float | None = None
+) -> Json:
     """The predicted measurement; by counts if they are given, else by operator classes.
+
+    `residual`: measured over expected milliseconds on this machine, which correct operator classes.
 
     Raises:
         DeviceError: most of the time is in operators that the profile never saw.
@@ -94,6 +99,7 @@ def answer(profile: Profile, choice: Choice, graph: Graph, counted: Array | None
     names = graphs.FEATURES if counted is None else counts.FEATURES
     costs = np.array([predictor.costs[name] for name in names])
     features = graphs.features(graph) if counted is None else counted
+    costs, corrections = _corrected(costs, choice, kind, residual)
     total = float(features @ costs)
     half, mdape = predictor.spread, predictor.mdape
     if choice.standing in ("transferred", "no evidence"):
@@ -111,8 +117,19 @@ def answer(profile: Profile, choice: Choice, graph: Graph, counted: Array | None
         "parts_ms": _parts(graph, features, costs, names, kind),
         "layers_ms": _layers(graph, costs) if counted is None else [],
         "predicted_memory_bytes": memory, "memory_budget": fits(stored, memory, profile.memory),
-        "flags": flags + memory["flags"], "valid": True,
+        "flags": flags + corrections + memory["flags"], "valid": True,
     }  # fmt: skip
+
+
+def _corrected(costs: Array, choice: Choice, kind: str, residual: float | None) -> tuple[Array, list[str]]:
+    """The costs by what this machine's measurement adds to operator classes, and the word for it."""
+    if residual is None:
+        return costs, []
+    block = choice.block
+    if kind != "graph" or (block.runtime, block.precision) != (RUNTIME, "float"):
+        return costs, [f"not corrected by this machine: the timings are of {block.runtime} {block.precision}"]
+    found = corrected(costs, np.array(residual))
+    return found, [f"corrected by a measurement on this machine: x {residual**EXPONENT:.3g}"]
 
 
 def _doubts(

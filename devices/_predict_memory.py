@@ -29,6 +29,9 @@ _PARTS = {
     "workspace": ("patches", "largest_layer", "constant", "layers"),
 }  # fmt: skip
 _TILE = 64 / 9
+MEASURED = ("onnxruntime", "tflite", "openvino")
+"""Runtimes with a table of measured peaks."""
+_NCNN_BASE = 13.2e6
 _LEAST_CHANNELS = 16
 
 
@@ -71,14 +74,24 @@ def ncnn_anchors() -> Anchors:
     )  # fmt: skip
 
 
-def onnxruntime_anchors() -> Anchors:
-    """The same in ONNX Runtime, measured by this product (`edgedistill benchmark`)."""
-    table = rows("onnxruntime_host_memory.csv")
+def measured_anchors(runtime: str) -> Anchors:
+    """The same in another runtime, measured by this product (`python -m benchmarks.studies.host_memory`)."""
+    table = rows(f"{runtime}_host_memory.csv")
     return Anchors(
         tuple(row["network"] for row in table), tuple(row["family"] for row in table),
         np.array([[float(row[name]) for name in FEATURES] for row in table]),
         np.array([float(row["growth_bytes"]) for row in table]),
     )  # fmt: skip
+
+
+def every_anchors() -> dict[str, Anchors]:
+    """By runtime."""
+    return {"ncnn": ncnn_anchors(), **{runtime: measured_anchors(runtime) for runtime in MEASURED}}
+
+
+def base_bytes(runtime: str) -> float:
+    """Resident bytes of a process with the runtime loaded and nothing opened, Python included."""
+    return _NCNN_BASE if runtime == "ncnn" else float(rows(f"{runtime}_host_memory.csv")[0]["base_bytes"])
 
 
 def fitted(anchors: Anchors) -> tuple[dict[str, float], Validation]:

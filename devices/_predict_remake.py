@@ -10,7 +10,6 @@ from . import _predict_memory as memory
 from . import _predict_profile as shelf
 from . import _predict_transfer as transfer
 from ._predict_build import build
-from ._predict_data import DATA, rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 
     from ._predict_fit import Anchors
 
-_BASES = {"ncnn": 13.2e6}
-"""Resident bytes of a process with the runtime loaded and nothing opened, Python included."""
 _HEAD = "# written by `python -m benchmarks.studies.prediction --remake`; do not edit\n"
 
 
@@ -32,10 +29,9 @@ def remake() -> list[Path]:
         if path not in written:
             path.unlink()
     summary = transfer.summarise(transfer.tried({profile.id: profile for profile in made}))
-    models = {"ncnn": _model(memory.ncnn_anchors(), _BASES["ncnn"])}
-    if (DATA / "onnxruntime_host_memory.csv").is_file():
-        table = rows("onnxruntime_host_memory.csv")
-        models["onnxruntime"] = _model(memory.onnxruntime_anchors(), float(table[0]["base_bytes"]))
+    models = {
+        runtime: _model(anchors, memory.base_bytes(runtime)) for runtime, anchors in memory.every_anchors().items()
+    }
     for path, document in ((transfer.FILE, summary), (memory.FILE, models)):
         path.write_text(_HEAD + yaml.dump(document, sort_keys=False), encoding="utf-8")
         written.append(path)

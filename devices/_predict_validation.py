@@ -11,8 +11,9 @@ from . import _predict_counts as counts
 from . import _predict_graph as graphs
 from . import _predict_memory as memory
 from ._predict_build import boards
-from ._predict_data import DATA, count_anchors, graph_anchors, host_times, ncnn_times, pixel_anchors
+from ._predict_data import count_anchors, graph_anchors, host_times, ncnn_times, pixel_anchors
 from ._predict_fit import FEW_STRENGTH, Anchors, fit, held_out, shared_prior, validate
+from ._predict_host import corrected
 from ._predict_profile import profiles
 from ._predict_transfer import summarise, tried
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
     from ._predict_fit import Validation
 
-HOST_EXPONENT = 0.75
-"""Of the host's residual in the correction; from the study of the same tables, where 0.5 to 1 differed by a point."""
 _TRIPLES = 20
 _SEED = 0
 
@@ -114,13 +113,13 @@ def _over_boards(found: dict[str, Validation]) -> Json:
 def with_host(run: Run) -> float:
     """Median error of the operator classes after a correction by the same networks on a host (one server's rows).
 
-    The host's measured over predicted, its family held out there too, to the power of HOST_EXPONENT.
+    What the host is expected to take is held out by family too.
     """
     host = host_times()
     anchors = graph_anchors({name: ms for name, ms in run.times.items() if name in host})
     on_host = graph_anchors({name: host[name] for name in anchors.names})
     residual = on_host.times_ms / held_out(on_host, graphs.PRIOR)
-    predicted = held_out(anchors, graphs.PRIOR) * residual**HOST_EXPONENT
+    predicted = corrected(held_out(anchors, graphs.PRIOR), residual)
     return float(np.median(np.abs(predicted / anchors.times_ms - 1)))
 
 
@@ -172,11 +171,8 @@ def _transfer() -> Json:
 
 
 def _memory() -> Json:
-    sets = {"ncnn": memory.ncnn_anchors}
-    if (DATA / "onnxruntime_host_memory.csv").is_file():
-        sets["onnxruntime"] = memory.onnxruntime_anchors
     result = {}
-    for runtime, anchors_of in sets.items():
-        _, found = memory.fitted(anchors_of())
+    for runtime, anchors in memory.every_anchors().items():
+        _, found = memory.fitted(anchors)
         result[runtime] = {"networks": len(found.errors), "mdape": found.mdape, "within20": found.within(0.2)}
     return result

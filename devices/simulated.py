@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgedistill.errors import ArtifactError, DeviceError, EdgeDistillError, UsageError
+from edgedistill.errors import DeviceError, EdgeDistillError, UsageError
 from edgedistill.types import DeviceInfo, file_sha256
 
 from . import _predict_profile as shelf
 from ._arm_layout import layout
 from ._predict_answer import answer, choose
+from ._predict_counting import Counts, counted_for
 from ._predict_read import RUNTIME_OF, read_graph, runnable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from edgedistill.types import Array, BenchmarkJob, BenchmarkResult, Json
+    from edgedistill.types import BenchmarkJob, BenchmarkResult, Json
 
     from ._predict_answer import Choice
-    from ._predict_graph import Graph
     from ._predict_profile import Profile
 
 REQUIRES: tuple[str, ...] = ()
@@ -87,7 +88,8 @@ def _summary(profile: Profile) -> Json:
 
 def predict(
     path: Path, names: list[str], *, runtime: str | None = None, threads: int | None = None,
-    precision: str | None = None, predictor: str | None = None,
+    precision: str | None = None, predictor: str | None = None, residual: float | None = None,
+    on_step: Callable[[int, int, str], None] = lambda *_: None,
 ) -> Json:  # fmt: skip
     """A file's latency and memory on simulated devices: `predictions`, fastest first, and `refused`, with reasons.
 
@@ -98,6 +100,8 @@ def predict(
         threads: default: 1, or the fewest that a profile has.
         precision: `float` or `int8`; default: the file's own.
         predictor: `counts` or `graph`; default: counts where a profile has them and the emulator is installed.
+        residual: measured over expected milliseconds of the file on this machine (`host_expected_ms`).
+        on_step: told before every emulated run: number, how many, what.
 
     Raises:
         UsageError: an unknown profile or file; `counts` was asked for, and the emulator is not installed.
@@ -110,10 +114,12 @@ def predict(
     told = precision or ("int8" if graph.quantized else "float")
     asked = runtime or (None if path.suffix == ".onnx" else RUNTIME_OF[path.suffix])
     digest, predictions, refused = file_sha256(path), [], []
-    counts = _Counts(path, graph)
+    counts = Counts(path, graph, on_step)
+    if predictor != "graph" and layout().lock.is_file():
+        counts.expect(found, (asked, threads, told))
     for profile in found:
         try:
-            made = _predict(counts, profile, choose(profile, asked, threads, told), predictor)
+            made = _predict(counts, profile, choose(profile, asked, threads, told), predictor, residual)
         except DeviceError as error:
             if len(found) == 1:
                 raise
@@ -128,85 +134,10 @@ def _refusal(profile: Profile, error: EdgeDistillError) -> Json:
     return {"device": f"sim:{profile.id}", "reason": error.message, "fix": error.fix}
 
 
-def _predict(counts: _Counts, profile: Profile, choice: Choice, predictor: str | None) -> Json:
-    counted, note = _counted(counts, profile, choice, predictor)
-    found = answer(profile, choice, counts.graph, counted)
+def _predict(counts: Counts, profile: Profile, choice: Choice, predictor: str | None, residual: float | None) -> Json:
+    counted, note = counted_for(counts, profile, choice, predictor)
+    found = answer(profile, choice, counts.graph, counted, residual)
     return {**found, "flags": [*found["flags"], *note]}
-
-
-def _counted(
-    counts: _Counts, profile: Profile, choice: Choice, predictor: str | None
-) -> tuple[Array | None, list[str]]:
-    """The counts, if they are to be used; and what to say where they could not be."""
-    costs = choice.block.counts
-    if predictor == "graph" or (costs is None and predictor is None):
-        return None, []
-    if costs is None or costs.kernels is None:
-        raise DeviceError(
-            f"{profile.id} has no costs per instruction for {choice.block.runtime} {choice.block.precision}",
-            where=f"device: sim:{profile.id}", expected="an ARM board with anchors that were counted",
-            got="--predictor counts", fix="--predictor graph",
-        )  # fmt: skip
-    if predictor is None and not layout().lock.is_file():
-        return None, ["by operator classes: the emulator that counts is not installed (edgedistill arm setup)"]
-    reason = _not_to_be_counted(counts.path, counts.graph, choice)
-    if reason is None:
-        try:
-            return counts.of(choice.runtime, costs.kernels), []
-        except ArtifactError as error:
-            if predictor is not None:
-                raise
-            reason = f"{error.message} ({error.got})"
-    if predictor is None:
-        return None, [f"by operator classes: {reason}"]
-    raise UsageError(
-        f"{counts.path.name} cannot be counted for {choice.runtime} {choice.block.precision}: {reason}",
-        where=str(counts.path), expected=f"a {choice.block.precision} file that {choice.runtime} opens", got=reason,
-        fix=f"export it for {choice.runtime}, or --predictor graph",
-    )  # fmt: skip
-
-
-def _not_to_be_counted(path: Path, graph: Graph, choice: Choice) -> str | None:
-    """Why a file's instructions would not be those that the block's costs belong to."""
-    own = "int8" if graph.quantized else "float"
-    if own != choice.block.precision:
-        return f"the file is {own}"
-    foreign = RUNTIME_OF[path.suffix] != choice.runtime
-    if foreign and (path.suffix, choice.runtime) != (".onnx", "ncnn"):
-        return f"{path.suffix} files are not turned into files of {choice.runtime} here"
-    if foreign and graph.quantized:
-        return f"a quantised {path.suffix} file is not turned into one of {choice.runtime}"
-    return None
-
-
-class _Counts:
-    """A file's counts by runtime and core: each is made once, and so is a failure."""
-
-    def __init__(self, path: Path, graph: Graph) -> None:
-        self.path, self.graph = path, graph
-        self.known: dict[tuple[str, str], Array | ArtifactError] = {}
-
-    def of(self, runtime: str, core: str) -> Array:
-        """The features of one inference.
-
-        Raises:
-            ArtifactError: it cannot be converted or run.
-        """
-        if (runtime, core) not in self.known:
-            try:
-                self.known[runtime, core] = self._made(runtime, core)
-            except ArtifactError as error:
-                self.known[runtime, core] = error
-        found = self.known[runtime, core]
-        if isinstance(found, ArtifactError):
-            raise found
-        return found
-
-    def _made(self, runtime: str, core: str) -> Array:
-        from ._predict_emulate import counted
-
-        file, shapes = runnable(self.path, runtime)
-        return counted(file, {"tflite": "litert"}.get(runtime, runtime), core, shapes)
 
 
 def remake() -> list[Path]:
@@ -221,6 +152,39 @@ def validation() -> Json:
     from ._predict_validation import validation as found
 
     return found()
+
+
+def host_runnable(path: Path) -> tuple[str, Path, dict[str, tuple[int, ...]]]:
+    """The runtime whose times correct predictions, the file that it opens, and its inputs' shapes, batch 1.
+
+    Raises:
+        UsageError: a quantised file, or one of another runtime.
+        ArtifactError: it cannot be converted.
+    """
+    from ._predict_host import RUNTIME
+
+    if path.suffix not in (".onnx", ".param") or read_graph(path).quantized:
+        raise UsageError(
+            f"{path.name} cannot be measured here to correct predictions", where=str(path),
+            expected=f"a float file of ONNX or {RUNTIME}, whose timings the boards' are", got=path.suffix,
+            fix="leave --host out, or give the ONNX file that this one was made of",
+        )  # fmt: skip
+    return RUNTIME, *runnable(path, RUNTIME)
+
+
+def graph_features(path: Path) -> list[float]:
+    """The operator-class features of a file."""
+    from ._predict_host import features_of
+
+    return features_of(path)
+
+
+def host_expected_ms(suite: list[Json], machine: str, features: list[float]) -> float:
+    """What operator classes say of a file on a machine that took so long for a suite (`_predict_host.expected_ms`)."""
+    from ._predict_host import expected_ms
+    from ._predict_own import like
+
+    return expected_ms(suite, like(machine), features)
 
 
 def memory_features(path: Path) -> dict[str, float]:

@@ -552,14 +552,13 @@ def profile_onnxruntime(path: str, threads: int, samples: List[List[Any]], count
             events = json.load(stream)
     finally:
         shutil.rmtree(folder)
-    rows = {}  # type: Dict[str, Dict[str, Any]]
+    taken = []  # type: List[Tuple[str, str, float]]
     for event in events:
         name = event.get("name", "")
         if event.get("cat") == "Node" and name.endswith("_kernel_time"):
-            name = name[: -len("_kernel_time")]
-            row = rows.setdefault(name, {"name": name, "type": event["args"].get("op_name", ""), "ms": 0.0})
-            row["ms"] += event["dur"] / 1e3 / count
-    return list(rows.values())
+            kind = event["args"].get("op_name", "")
+            taken.append((name[: -len("_kernel_time")], kind, event["dur"] / 1e3))
+    return _operators(taken, count)
 
 
 def profile_openvino(path: str, threads: int, samples: List[List[Any]], count: int) -> List[Dict[str, Any]]:
@@ -576,19 +575,49 @@ def profile_openvino(path: str, threads: int, samples: List[List[Any]], count: i
         "PERF_COUNT": True,
     }
     request = core.compile_model(model, "CPU", settings).create_infer_request()
-    rows = {}  # type: Dict[str, Dict[str, Any]]
+    taken = []  # type: List[Tuple[str, str, float]]
     for number in range(count):
         request.infer(dict(enumerate(samples[number % len(samples)])))
         for info in request.profiling_info:
-            if "NOT_RUN" in str(info.status):
-                continue
-            kind = "%s (%s)" % (info.node_type, info.exec_type)
-            row = rows.setdefault(info.node_name, {"name": info.node_name, "type": kind, "ms": 0.0})
-            row["ms"] += info.real_time.total_seconds() * 1e3 / count
-    return list(rows.values())
+            if "NOT_RUN" not in str(info.status):
+                kind = "%s (%s)" % (info.node_type, info.exec_type)
+                taken.append((info.node_name, kind, info.real_time.total_seconds() * 1e3))
+    return _operators(taken, count)
 
 
-PROFILERS = {"onnxruntime": profile_onnxruntime, "openvino": profile_openvino}
+def profile_ncnn(path: str, threads: int, samples: List[List[Any]], count: int) -> List[Dict[str, Any]]:
+    """Layer times of ncnn, whose extractor computes no more than the blob that is asked for: one by one, in order."""
+    ncnn = __import__("ncnn")  # type: Any  # compiled: checkers cannot read it
+
+    layers = _ncnn_layers(path)
+    inputs = _ncnn_inputs(layers)
+    net = _ncnn_net(path, {kind for kind, _, _, _ in layers}, threads)
+    taken = []  # type: List[Tuple[str, str, float]]
+    for number in range(count):
+        with net.create_extractor() as extractor:
+            extractor.set_light_mode(False)  # else blobs are forgotten, and computed again, once they were read
+            for spec, value in zip(inputs, samples[number % len(samples)]):
+                extractor.input(spec["name"], ncnn.Mat(value[0]).clone())
+            for kind, _, above, _ in layers:
+                before = time.perf_counter()
+                code, _blob = extractor.extract(above[0], 1)  # 1: as the next layer gets it, without conversions
+                if kind != "Input" and code == 0:
+                    taken.append((above[0], kind, (time.perf_counter() - before) * 1e3))
+    return _operators(taken, count)
+
+
+PROFILERS = {"onnxruntime": profile_onnxruntime, "openvino": profile_openvino, "ncnn": profile_ncnn}
+
+
+def _operators(taken: List[Tuple[str, str, float]], count: int) -> List[Dict[str, Any]]:
+    """Per operator: milliseconds an inference, in the mean and at least; an operator in a loop runs more than once."""
+    times = {}  # type: Dict[Tuple[str, str], List[float]]
+    for name, kind, ms in taken:
+        times.setdefault((name, kind), []).append(ms)
+    return [
+        {"name": name, "type": kind, "ms": sum(each) / count, "least_ms": min(each) * len(each) / count}
+        for (name, kind), each in times.items()
+    ]
 
 
 def _profile(runtime: str, path: str, threads: int, samples: List[List[Any]], count: int) -> Dict[str, Any]:

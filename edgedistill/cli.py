@@ -367,20 +367,20 @@ def devices_list(
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
     """List the devices: those here, the boards of devices.toml and the ssh config, the simulated with their error."""
-    from edgedistill.plugins import find_plugin, list_devices, missing_requirements, plugin_names
+    from edgedistill.plugins import find_plugin, list_devices, missing_requirements, plugin_names, source_of
     from edgedistill.predicting import catalogue, is_predicted
     from edgedistill.report.predictions import show_catalogue
 
     every = [find_plugin("devices", name) for name in plugin_names("devices")]
     ready = [plugin for plugin in every if not missing_requirements(plugin) and not is_predicted(plugin.SCHEME)]
-    found = [one.to_json() for plugin in ready for one in list_devices(plugin)]
+    found = [one.to_json(source_of(plugin.SCHEME)) for plugin in ready for one in list_devices(plugin)]
     simulated = catalogue()
     if as_json:
         emit({"devices": [*found, *simulated]})
     else:
         for one in found:
             size = f", {one['cores']} cores, {one['memory_bytes'] / 1e9:.1f} GB, {one['class']}" if one["cores"] else ""
-            say(f"{one['id']:<8} {one['name']}{size}")
+            say(f"{one['id']:<8} {one['name']}{size}, {one['status']}")
         show_catalogue(simulated, console())
     return 0
 
@@ -396,12 +396,12 @@ def devices_show(
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
     """Show one device."""
-    from edgedistill.plugins import load_device
+    from edgedistill.plugins import load_device, source_of
     from edgedistill.predicting import is_predicted, profile_of
     from edgedistill.report.predictions import show_profile
 
     simulated = is_predicted(device) and ":" in device
-    found = profile_of(device) if simulated else load_device(device).describe(device).to_json()
+    found = profile_of(device) if simulated else load_device(device).describe(device).to_json(source_of(device))
     if plot is not None and simulated:
         from edgedistill.report.prediction_plot import anchors_picture
         from edgedistill.runs import storage_errors, write_atomically

@@ -32,6 +32,10 @@ def predict(
             "--predictor", help="counts (one emulated run) or graph (operator classes). Default: counts where it can."
         ),
     ] = None,
+    host: Annotated[
+        bool,
+        typer.Option("--host", help="Measure the file in ncnn on this machine; that corrects the operator classes."),
+    ] = False,
     budget_ms: Annotated[
         float | None,
         typer.Option("--budget-ms", min=0, help="The interval's upper end must keep within; exit code 1 if not."),
@@ -45,12 +49,16 @@ def predict(
 ) -> int:
     """Predict a file's latency and memory on simulated devices, each with its 80% interval and error. Fastest first."""
     from edgedistill.predicting import predict as predicted
+    from edgedistill.progress import TerminalWatch
     from edgedistill.report.predictions import show_predictions
 
-    found = predicted(
-        artifact, device or [], runtime=runtime, threads=threads, precision=precision, predictor=predictor,
-        budget_ms=budget_ms, budget_mb=budget_mb,
-    )  # fmt: skip
+    watch = TerminalWatch()
+    with watch.bar:
+        found = predicted(
+            artifact, device or [], runtime=runtime, threads=threads, precision=precision, predictor=predictor,
+            host=host, budget_ms=budget_ms, budget_mb=budget_mb,
+            on_step=lambda done, total, text: watch.step(text, done, total),
+        )  # fmt: skip
     if plot is not None:
         from edgedistill.report.prediction_plot import prediction_picture
         from edgedistill.runs import storage_errors, write_atomically

@@ -15,7 +15,7 @@ from edgedistill.benchmarking import measurement_of
 from edgedistill.comparing import compute_all, generated, subjects, subjects_on
 from edgedistill.errors import ArtifactError, DeviceError
 from edgedistill.parity import compare
-from edgedistill.plugins import load_device
+from edgedistill.plugins import load_device, source_of
 from edgedistill.recipe import ParitySettings
 from edgedistill.types import BenchmarkJob
 
@@ -33,7 +33,7 @@ _MEASURED_ONLY = ("preset", "rounds", "cores")
 
 def is_emulated(device_id: str) -> bool:
     """Whether a device's figures are emulated: its plug-in says SOURCE = "emulated"."""
-    return getattr(load_device(device_id), "SOURCE", "measured") == "emulated"
+    return source_of(device_id) == "emulated"
 
 
 def emulate_files(

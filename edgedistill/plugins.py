@@ -250,6 +250,11 @@ def list_devices(plugin: Any) -> list[DeviceInfo]:
     return list(plugin.devices()) if hasattr(plugin, "devices") else [plugin.describe(plugin.SCHEME)]
 
 
+def source_of(device_id: str) -> str:
+    """What a device's figures are: `measured`, `emulated` or `predicted`, as its plug-in's SOURCE says."""
+    return str(getattr(load_device(device_id), "SOURCE", "measured"))
+
+
 def device_runtimes(device_id: str) -> dict[str, str] | None:
     """Runtimes on a device and their versions; None where they are this machine's."""
     plugin: Any = load_device(device_id)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgedistill.errors import UsageError
-from edgedistill.plugins import find_plugin, load_device
+from edgedistill.plugins import find_plugin, source_of
 from edgedistill.types import Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from edgedistill.recipe import Benchmark
@@ -22,7 +22,7 @@ _FLOATS = (Precision.FP32, Precision.FP16)
 
 def is_predicted(device_id: str) -> bool:
     """Whether a device's figures are predicted: its plug-in says SOURCE = "predicted"."""
-    return getattr(load_device(device_id), "SOURCE", "measured") == "predicted"
+    return source_of(device_id) == "predicted"
 
 
 def catalogue() -> list[Json]:
@@ -49,27 +49,37 @@ def predict(
     threads: int | None = None,
     precision: str | None = None,
     predictor: str | None = None,
+    host: bool = False,
     budget_ms: float | None = None,
     budget_mb: float | None = None,
+    on_step: Callable[[int, int, str], None] = lambda *_: None,
 ) -> Json:
     """Predict a file on simulated devices (none named: all of them).
 
+    With `host`, the file is measured on this machine first, and that corrects the operator classes
+    (`hosting.measured_here`). `on_step` is told of what takes long: number, how many, what.
+
     Returns:
-        `predictions`, the fastest first, each a predicted measurement, and `refused`: device, reason, fix. With a
-        budget each prediction has `meets_budget`: whether the upper end of its interval, or its memory, keeps within.
+        `host`, what was measured, if it was; `predictions`, the fastest first, each a predicted measurement, and
+        `refused`: device, reason, fix. With a budget each prediction has `meets_budget`: whether the upper end of its
+        interval, or its memory, keeps within.
 
     Raises:
-        UsageError: an unknown device, predictor, precision or file, or no emulator for the predictor `counts`.
-        DeviceError: the one device that was named has nothing to say.
+        UsageError: an unknown device, predictor, precision or file, no emulator for the predictor `counts`, or
+            `host` with that predictor.
+        DeviceError: the one device that was named has nothing to say, or this machine's measurements disagree.
     """
     if predictor not in (None, *PREDICTORS):
         raise UsageError(
             f"unknown predictor {predictor!r}", where="--predictor", expected=", ".join(PREDICTORS),
             got=repr(predictor), fix="use one of these, or leave it out",
         )  # fmt: skip
+    measured = _measured_here(artifact, devices, predictor, on_step) if host else None
     found: Json = _simulator().predict(
-        artifact, list(devices), runtime=runtime, threads=threads, precision=_arithmetic(precision), predictor=predictor
-    )
+        artifact, list(devices), runtime=runtime, threads=threads, precision=_arithmetic(precision),
+        predictor="graph" if host else predictor, residual=measured["residual"] if measured else None, on_step=on_step,
+    )  # fmt: skip
+    found |= {"host": measured} if measured else {}
     for one in found["predictions"]:
         one.update(_named(one, runtime, precision), **_within(one, budget_ms, budget_mb))
     return found
@@ -87,6 +97,22 @@ def predict_files(artifacts: Sequence[Artifact], settings: Benchmark) -> list[Js
         made = predict(artifact.path, [settings.device], threads=settings.threads)["predictions"]
         found += [{**one, "artifact": artifact.id} for one in made]
     return found
+
+
+def _measured_here(
+    artifact: Path, devices: Sequence[str], predictor: str | None, on_step: Callable[[int, int, str], None]
+) -> Json:
+    """Once it is known that there is something to correct."""
+    from edgedistill.hosting import measured_here  # needs torch
+
+    if predictor == "counts":
+        raise UsageError(
+            "counts are not corrected by a measurement on this machine", where="--host", expected="--predictor graph",
+            got="--predictor counts", fix="leave one of the two out",
+        )  # fmt: skip
+    for device in devices:
+        _simulator().show(device)
+    return measured_here(artifact, on_step)
 
 
 def _simulator() -> Any:

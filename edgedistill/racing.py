@@ -10,7 +10,7 @@ import numpy as np
 from edgedistill.benchmarking import measure, measure_beside, ratio_of
 from edgedistill.comparing import subjects_on
 from edgedistill.errors import EdgeDistillError
-from edgedistill.plugins import load_device
+from edgedistill.plugins import source_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -69,7 +69,7 @@ def _target(benchmark: Benchmark) -> tuple[Benchmark, tuple[str, ...]]:
     quick = benchmark.model_copy(
         update={"rounds": _ROUNDS, "min_queries": 64, "min_duration_s": 0.05, "sustained_min": 0.0, "profile": 0}
     )
-    source = getattr(load_device(benchmark.device), "SOURCE", "measured")
+    source = source_of(benchmark.device)
     if source == "measured":
         return quick, ()
     why = f"{benchmark.device} is {source} and gives no times: candidates were measured on this host"

@@ -388,13 +388,13 @@ class DeviceInfo:
     cores: int
     memory_bytes: int
 
-    def to_json(self) -> Json:
-        """JSON form of `edgedistill devices list`."""
+    def to_json(self, source: str) -> Json:
+        """JSON form of `edgedistill devices list`; `source`: what its figures are, `measured` or `emulated`."""
         return {
             "id": self.id,
             "name": self.name,
             "class": self.machine,
-            "status": "measured",
+            "status": source,
             "cores": self.cores,
             "memory_bytes": self.memory_bytes,
         }

@@ -400,7 +400,7 @@ def test_a_file_that_cannot_be_counted_is_predicted_by_its_classes_and_says_so(
         tried.append(runtime)
         raise ArtifactError("no way", got="an operator")
 
-    monkeypatch.setattr(simulated, "runnable", refuse)
+    monkeypatch.setattr(module("counting"), "runnable", refuse)
     lock = simulated.layout().lock
     lock.parent.mkdir(parents=True)
     lock.write_text("{}")

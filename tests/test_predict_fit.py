@@ -152,7 +152,7 @@ def test_what_is_written_beside_the_tables_follows_from_them() -> None:
     assert {k: made[k]["rows"] for k in made} == {"counts": 6, "graph": 8}
     for kind, row in made.items():
         assert row["spread"] == pytest.approx(kept[kind]["spread"], rel=1e-3)
-    for runtime, anchors in (("ncnn", memory.ncnn_anchors()), ("onnxruntime", memory.onnxruntime_anchors())):
+    for runtime, anchors in memory.every_anchors().items():
         fresh, shipped = again._model(anchors, 0.0), memory._models()[runtime]
         assert fresh["costs"] == pytest.approx(shipped["costs"], rel=1e-3)
         assert fresh["mdape"] == pytest.approx(shipped["mdape"], rel=1e-3)

@@ -1,13 +1,14 @@
-"""Peak memory of generated networks in ONNX Runtime on this machine: devices/data/onnxruntime_host_memory.csv.
+"""Peak memory of generated networks on this machine: devices/data/RUNTIME_host_memory.csv.
 
-    python -m benchmarks.studies.host_memory
+    python -m benchmarks.studies.host_memory [onnxruntime|tflite|openvino]
 
-What the memory model of ONNX Runtime is fitted to (`python -m benchmarks.studies.prediction --remake` afterwards).
+What the memory model of a runtime is fitted to (`python -m benchmarks.studies.prediction --remake` afterwards).
 Growth: the process's highest resident set less what it had with the runtime imported. A family is a kind of network.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import sys
 import tempfile
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-TABLE = Path("devices/data/onnxruntime_host_memory.csv")
+    from edgedistill.types import Json
+
+DATA = Path("devices/data")
+RUNTIMES = {"onnxruntime": "onnxruntime", "tflite": "litert", "openvino": "openvino"}
+"""As the profiles know it -> as the agent does."""
 LARGER: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "plain-224": (lambda: suite.plain((64, 128, 128, 256, 256)), 224),
     "plain-320": (lambda: suite.plain((32, 64, 128, 256, 512)), 320),
@@ -43,24 +48,33 @@ LARGER: dict[str, tuple[Callable[[], nn.Module], int]] = {
 
 def main() -> None:
     """Export, run and write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("runtime", choices=RUNTIMES, nargs="?", default="onnxruntime")
+    name = parser.parse_args().runtime
+    rows, version = measured(RUNTIMES[name])
+    with (DATA / f"{name}_host_memory.csv").open("w", encoding="utf-8", newline="") as stream:
+        stream.write("# measured by `python -m benchmarks.studies.host_memory` on x86-64; ")
+        stream.write(f"{RUNTIMES[name]} {version}, 1 thread; networks of edgedistill.suite; Apache-2.0\n")
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def measured(runtime: str) -> tuple[list[Json], str]:
+    """A row for each network, and the runtime's version."""
     suite.UNSEEN.update(LARGER)
     simulated = find_plugin("devices", "simulated")
-    rows = []
+    rows, version = [], ""
     with tempfile.TemporaryDirectory() as folder:
         for name in (*suite.SUITE, *suite.UNSEEN):
-            path = exported(name, "onnxruntime", Path(folder))
-            job = BenchmarkJob(path, "onnxruntime", min_queries=5)
-            memory = load_device("cpu").run("cpu", job).document["memory_bytes"]
+            path = exported(name, runtime, Path(folder))
+            document = load_device("cpu").run("cpu", BenchmarkJob(path, runtime, min_queries=5)).document
+            memory, version = document["memory_bytes"], document["runtime_version"]
             facts = {"network": name, "family": name.split("-", maxsplit=1)[0], "base_bytes": memory["after_import"]}
             facts["growth_bytes"] = memory["peak"] - memory["after_import"]
             rows.append(facts | {key: round(value) for key, value in simulated.memory_features(path).items()})
             sys.stdout.write(f"{name}: {facts['growth_bytes'] / 1e6:.1f} MB\n")
-    with TABLE.open("w", encoding="utf-8", newline="") as stream:
-        stream.write("# measured by `python -m benchmarks.studies.host_memory` on x86-64; ")
-        stream.write("onnxruntime 1.32.0, 1 thread; networks of edgedistill.suite; Apache-2.0\n")
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    return rows, version
 
 
 if __name__ == "__main__":

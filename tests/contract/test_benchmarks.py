@@ -41,8 +41,8 @@ def document(scale: float = 1.0, queries: int = 200) -> Json:
         "profile": {
             "inferences": 3,
             "operators": [
-                {"name": "a", "type": "Conv", "ms": 3.0 * scale, "share": 0.75},
-                {"name": "b", "type": "Relu", "ms": 1.0 * scale, "share": 0.25},
+                {"name": "a", "type": "Conv", "ms": 3.0 * scale, "least_ms": 2.0 * scale, "share": 0.75},
+                {"name": "b", "type": "Relu", "ms": 1.0 * scale, "least_ms": 0.5 * scale, "share": 0.25},
             ],
         },
         "memory_bytes": {"baseline": 10, "after_import": 20, "after_load": 30, "peak": int(40 * scale)},
@@ -111,9 +111,9 @@ def test_latency_tells_throttling_and_contention_apart_from_noise() -> None:
 
 def test_operators_are_medians_with_shares_and_say_when_there_is_no_profiler() -> None:
     fields = load_benchmark("operators").measure(results(document(1), document(2), document(10)))
-    assert [(row["name"], row["ms"], row["share"]) for row in fields["operators"]] == [
-        ("a", 6.0, 0.75),
-        ("b", 2.0, 0.25),
+    assert [(row["name"], row["ms"], row["least_ms"], row["share"]) for row in fields["operators"]] == [
+        ("a", 6.0, 2.0, 0.75),
+        ("b", 2.0, 0.5, 0.25),
     ]
     nothing = document()
     nothing["profile"] = {"operators": None, "reason": "no profiler"}
