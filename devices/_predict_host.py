@@ -6,39 +6,41 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgedistill.errors import DeviceError
+
 from . import _predict_graph as graphs
-from ._predict_fit import FEW_STRENGTH, Anchors, fit
+from ._predict_data import graph_anchors, host_times
+from ._predict_fit import fit
 from ._predict_read import read_graph
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
-    from edgedistill.types import Array, Json
+    from edgedistill.types import Array
 
 RUNTIME = "ncnn"
 """Of the shipped boards' timings; a correction by one runtime says nothing of another's kernels."""
-EXPONENT = 0.75
-"""Of the residual in the correction; from the study of the same tables, where 0.5 to 1 differed by a point."""
+EXPONENT = 0.5
+"""Of the residual in the correction: on the published rows 0.4 to 0.75 differ by less than a point of the median
+error; the least was taken of those that also kept the mean error low (docs/prediction.md)."""
+MACHINES = {"x86_64": "AMD EPYC 7742", "AMD64": "AMD EPYC 7742", "aarch64": "Raspberry Pi 4 Model B"}
+"""Architecture -> the machine of ncnn's table whose timings tell what is to be expected; both compute in fp32."""
 
 
-def features_of(path: Path) -> list[float]:
-    """The operator-class features of a file (`_predict_graph.FEATURES`)."""
-    return graphs.features(read_graph(path)).tolist()  # type: ignore[no-any-return]  # numpy's stub
+def expectation(machine: str) -> Callable[[Path], float]:
+    """What operator classes say that a file takes, in milliseconds to a factor that a machine has for every file.
 
-
-def expected_ms(suite: Sequence[Json], prior: Array, features: Sequence[float]) -> float:
-    """What operator classes say that a file takes on a machine that took so long for a suite of others.
-
-    Args:
-        suite: `name`, `features` and `ms` of each network.
-        prior: proportions of operator-class costs on like machines.
-        features: of the file.
+    Raises:
+        DeviceError: no machine of this architecture is in the table.
     """
-    names = tuple(row["name"] for row in suite)
-    rows, times = np.array([row["features"] for row in suite]), np.array([row["ms"] for row in suite])
-    costs = fit(Anchors(names, names, rows, times), prior, FEW_STRENGTH)
-    return float(np.array(features) @ costs)
+    if machine not in MACHINES:
+        raise DeviceError(
+            f"no published timings tell what networks take on {machine}", where="device: cpu",
+            expected=", ".join(MACHINES), got=machine, fix="leave --host out",
+        )  # fmt: skip
+    costs = fit(graph_anchors(host_times(MACHINES[machine])), graphs.PRIOR)
+    return lambda path: float(graphs.features(read_graph(path)) @ costs)
 
 
 def corrected(predicted: Array, residual: Array) -> Array:

@@ -172,19 +172,11 @@ def host_runnable(path: Path) -> tuple[str, Path, dict[str, tuple[int, ...]]]:
     return RUNTIME, *runnable(path, RUNTIME)
 
 
-def graph_features(path: Path) -> list[float]:
-    """The operator-class features of a file."""
-    from ._predict_host import features_of
+def host_expected_ms(machine: str) -> Callable[[Path], float]:
+    """What operator classes say of files on an architecture (`_predict_host.expectation`)."""
+    from ._predict_host import expectation
 
-    return features_of(path)
-
-
-def host_expected_ms(suite: list[Json], machine: str, features: list[float]) -> float:
-    """What operator classes say of a file on a machine that took so long for a suite (`_predict_host.expected_ms`)."""
-    from ._predict_host import expected_ms
-    from ._predict_own import like
-
-    return expected_ms(suite, like(machine), features)
+    return expectation(machine)
 
 
 def memory_features(path: Path) -> dict[str, float]:

@@ -19,6 +19,8 @@ from edgedistill.types import BenchmarkJob
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from torch import nn
+
     from edgedistill.types import Json
 
 ROUNDS = 5
@@ -104,11 +106,15 @@ def from_anchors(board: Board, path: Path) -> Json:
 
 def exported(name: str, runtime: str, folder: Path) -> Path:
     """A network of the suite as a file that the runtime opens."""
+    return written(*made(name), name, runtime, folder)
+
+
+def written(network: nn.Module, shape: tuple[int, ...], name: str, runtime: str, folder: Path) -> Path:
+    """A network of images of that shape as a file that the runtime opens."""
     exporter = load_exporter(_format_of(runtime))
-    network, shape = made(name)
     source = of_module(network, {"image": np.zeros((2, *shape), np.float32)}, name)
-    written: Path = exporter.export(source.model, name, source.signature, folder, source.inputs).path
-    return written
+    path: Path = exporter.export(source.model, name, source.signature, folder, source.inputs).path
+    return path
 
 
 def measured(

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
-from edgedistill.calibrating import exported
+from edgedistill.calibrating import written
 from edgedistill.errors import DeviceError
 from edgedistill.plugins import find_plugin, load_device
-from edgedistill.suite import SUITE
+from edgedistill.published import NETWORKS, SIDE
 from edgedistill.types import BenchmarkJob
 
 if TYPE_CHECKING:
@@ -27,35 +28,40 @@ _INFERENCES = 30
 
 
 def measured_here(artifact: Path, on_step: Callable[[int, int, str], None]) -> Json:
-    """The file's time on this machine against what operator classes say of it, by a suite of twelve networks.
+    """The file's time on this machine against what operator classes say of it.
 
-    All are measured in the same rounds. A time is the sum of each layer's fastest over all processes: a layer is
-    short, and so finds a moment without other work sooner than the whole network does.
+    What they say rests on a server's published timings; how fast this machine is beside that one, on five networks of
+    the same table, built again and measured in the same rounds. A time is the sum of each layer's fastest over all
+    processes: a layer is short, and so finds a moment without other work sooner than the whole network does.
 
     Returns:
-        `runtime`, `ms`, `repeats_ms`, `expected_ms`, `residual` (ms over expected).
+        `runtime`, `ms`, `repeats_ms`, `expected_ms`, `residual` (ms over expected), `references` (likewise, of the
+        five, before the scale that `expected_ms` has in common with them).
 
     Raises:
-        DeviceError: the repeats of the file, or of one of the suite, disagree by more than a tenth.
+        DeviceError: the repeats of the file, or of one of the five, disagree by more than a tenth; or no published
+            timings stand behind this machine's architecture.
         UsageError: a file that is not measured here.
         ArtifactError: a file that cannot be converted.
     """
     simulator: Any = find_plugin("devices", "simulated")
     runtime, file, shapes = simulator.host_runnable(artifact)
-    with tempfile.TemporaryDirectory(prefix="edgedistill-suite-") as folder:
+    machine = load_device("cpu").describe("cpu").machine
+    say = simulator.host_expected_ms(machine)
+    with tempfile.TemporaryDirectory(prefix="edgedistill-host-") as folder:
         files = {artifact.name: file}
-        for number, name in enumerate(SUITE):
-            on_step(number, len(SUITE), f"export {name}")
-            files[name] = exported(name, runtime, Path(folder))
-        features = {name: simulator.graph_features(files[name]) for name in SUITE}
+        for number, (name, build) in enumerate(NETWORKS.items()):
+            on_step(number, len(NETWORKS), f"export {name}")
+            torch.manual_seed(0)
+            files[name] = written(build().eval(), (3, SIDE, SIDE), name, runtime, Path(folder))
         inputs = {artifact.name: _ones(shapes, Path(folder) / "inputs.npz")}
         times = _timed(files, inputs, runtime, on_step)
-    suite = [{"name": name, "features": features[name], "ms": times[name][0]} for name in SUITE]
-    machine = load_device("cpu").describe("cpu").machine
-    expected = simulator.host_expected_ms(suite, machine, simulator.graph_features(artifact))
+        references = {name: times[name][0] / say(files[name]) for name in NETWORKS}
     ms, repeats = times[artifact.name]
+    expected = say(artifact) * float(np.median([*references.values()]))
     return {
         "runtime": runtime, "ms": ms, "repeats_ms": repeats, "expected_ms": expected, "residual": ms / expected,
+        "references": references,
     }  # fmt: skip
 
 
