@@ -37,7 +37,7 @@ def hung(job: BenchmarkJob) -> DeviceError:
         where=str(job.artifact),
         expected=f"an answer within {time_limit_s(job):g} s",
         got="none",
-        fix="lower benchmark.min_queries or min_duration_s, or look whether the model hangs",
+        fix="allow more (--timeout, benchmark.timeout_s), ask for less (--preset quick), or look whether it hangs",
     )
 
 
@@ -45,7 +45,9 @@ def raise_refusal(document: Json, job: BenchmarkJob, cores: Sequence[int]) -> No
     """Tell what the agent refused, if it did.
 
     Raises:
-        UsageError: the cores asked for (`cores` are those that may be), or samples that do not fit.
+        UsageError: the cores asked for (`cores` are those that may be), samples that do not fit, or none given where
+            sizes are open.
+        DeviceError: outputs that cannot be kept one row a sample.
         ArtifactError: the runtime refuses the file.
     """
     if "error" not in document:
@@ -59,7 +61,23 @@ def raise_refusal(document: Json, job: BenchmarkJob, cores: Sequence[int]) -> No
             got=",".join(map(str, job.affinity)),
             fix="name other cores, or leave affinity out",
         )
-    if code == "inputs" and job.inputs is not None:
+    if code == "unsized":
+        raise UsageError(
+            f"{job.artifact.name}: {message}",
+            where=f"{job.artifact}",
+            expected="a size for every axis but the first: it decides how long an inference takes",
+            got="an axis without a size, and no samples",
+            fix="give --inputs FILE.npz, whose samples have the sizes that you use, or fix the axis when exporting",
+        )
+    if code == "outputs":
+        raise DeviceError(
+            f"the outputs of {job.artifact.name} cannot be compared: {message}",
+            where=str(job.artifact),
+            expected="outputs with one row a sample, of one shape",
+            got=message,
+            fix="leave operators whose output depends on what they find, such as NonMaxSuppression, out of the file",
+        )
+    if code in ("inputs", "run") and job.inputs is not None:
         raise UsageError(
             f"the samples do not fit {job.artifact.name}: {message}",
             where=f"{job.inputs} (--inputs)",

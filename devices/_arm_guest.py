@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import edgedistill.agent
-from edgedistill.errors import ArtifactError, DeviceError
+from edgedistill.errors import ArtifactError, CoreError, DeviceError
 
+from ._agent import raise_refusal
 from ._arm_counts import Blocks, middle, read_blocks
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ INFERENCES = 11
 STAGES = ("baseline", "after_import", "after_load", "peak")
 _SNAPSHOT = 0x100
 _SIGILL = 4
+_SIGNALLED = 128
+"""Exit codes above tell a signal."""
 _GUEST_BASE = {"arm": 0, "armv7": 0x1_0000_0000}
 """Where the guest's address 0 lies in the emulator's process; armv7 is given it by -B."""
 
@@ -82,7 +85,9 @@ def run_guest(layout: Layout, target: Target, job: BenchmarkJob, outputs: Path) 
 
     Raises:
         ArtifactError: the runtime refuses the file or the inputs.
-        DeviceError: the core lacks an instruction, or the guest died.
+        UsageError: samples that do not fit.
+        CoreError: the core lacks an instruction, or a signal ended the guest.
+        DeviceError: the guest ended otherwise, or did not.
     """
     with tempfile.TemporaryDirectory(prefix="edgedistill-arm-") as folder:
         out = Path(folder) / "counts"
@@ -118,6 +123,8 @@ def _answer(command: list[str], environment: dict[str, str], job: BenchmarkJob, 
         document: Json = json.loads(done.stdout.strip().splitlines()[-1])
     except (IndexError, ValueError) as error:
         raise _death(done, job, target) from error
+    if document.get("error", {}).get("code") not in (None, "artifact_refused", "runtime_missing", "run"):
+        raise_refusal(document, job, [])  # nothing that this core is to blame for
     if "error" in document:
         raise ArtifactError(
             f"{job.runtime} on {target.core.name} refuses {job.artifact.name}: {document['error']['message']}",
@@ -128,15 +135,16 @@ def _answer(command: list[str], environment: dict[str, str], job: BenchmarkJob, 
 
 
 def _death(done: subprocess.CompletedProcess[str], job: BenchmarkJob, target: Target) -> DeviceError:
-    """Why the guest died. An illegal instruction is an answer, no accident."""
+    """Why the guest died. A signal, an illegal instruction above all, is an answer, no accident."""
     if done.returncode in (-_SIGILL, 128 + _SIGILL) or f"target signal {_SIGILL} " in done.stderr:
-        return DeviceError(
+        return CoreError(
             f"{job.artifact.name} in {job.runtime} needs an instruction that {target.core.name} lacks",
             where=str(job.artifact), expected=f"instructions of {target.core.name} only", got="illegal instruction",
             fix="choose a core that has it, or a runtime built for this one",
         )  # fmt: skip
     told = done.stderr.strip().splitlines()[-1:] or ["nothing"]
-    return DeviceError(
+    signalled = done.returncode < 0 or done.returncode > _SIGNALLED or "target signal" in done.stderr
+    return (CoreError if signalled else DeviceError)(
         f"{job.artifact.name} in {job.runtime} died on the emulated {target.core.name}",
         where=str(job.artifact), expected="one JSON document", got=f"exit code {done.returncode}, {told[0]}",
         fix="try another runtime, or look whether the file is damaged",

@@ -25,7 +25,7 @@ STEP = 16
 _LACKING = re.compile(r"Didn't find op for builtin opcode '(\w+)'")
 
 
-def open_tflite_micro(path: str, threads: int) -> agent.Session:
+def open_tflite_micro(path: str, threads: int, given: dict[str, agent.Given] | None = None) -> agent.Session:  # noqa: ARG001 - it knows no dynamic shapes
     """A TFLite file in the smallest arena in which it runs, with reference kernels.
 
     Raises:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from edgedistill.errors import UsageError
+from edgedistill.errors import UsageError, nearest
 from edgedistill.types import BenchmarkResult, DeviceInfo
 
 from ._remote_adb import MACHINES, attached, properties, require_ready, run_tool
@@ -60,10 +60,12 @@ def runtimes(device_id: str) -> dict[str, str]:
     board = _described(_serial(device_id))
     found = dict.fromkeys((tool.runtime for tool in TOOLS if getattr(board, tool.key)), "unknown")
     if not found:
+        known = [one.id for one in adb_boards().values()]
+        others = f"; {nearest(device_id, known)}" if known and device_id not in known else ""
         raise UsageError(
             f"no benchmark program is named for {device_id}",
             where=f"devices.toml, key {SCHEME}.{board.name}",
-            expected=f"one of {', '.join(tool.key for tool in TOOLS)}: the path of a binary built for the device",
+            expected=f"one of {', '.join(tool.key for tool in TOOLS)}: a binary built for the device{others}",
             got="none",
             fix=f'[{SCHEME}.{board.name}] tflite_benchmark = "path/of/benchmark_model" (docs/boards.md)',
         )

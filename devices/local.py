@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import edgedistill.agent
-from edgedistill.errors import DeviceError
+from edgedistill.errors import DeviceError, UsageError
 from edgedistill.types import BenchmarkResult, DeviceInfo
 
 from ._agent import arguments_of, hung, raise_refusal, time_limit_s
@@ -27,6 +27,7 @@ def describe(device_id: str) -> DeviceInfo:
     """The processor's name, its cores as this process may use them, and the memory."""
     import psutil
 
+    _require(device_id)
     return DeviceInfo(
         id=device_id,
         name=_cpu_name(),
@@ -34,6 +35,19 @@ def describe(device_id: str) -> DeviceInfo:
         cores=len(os.sched_getaffinity(0)),
         memory_bytes=int(psutil.virtual_memory().total),
     )
+
+
+def _require(device_id: str) -> None:
+    """This machine has no parts: cores are chosen by affinity.
+
+    Raises:
+        UsageError: the id names one.
+    """
+    if device_id != SCHEME:
+        raise UsageError(
+            f"unknown device {device_id!r}", where=f"device: {device_id}", expected=SCHEME, got=repr(device_id),
+            fix="use cpu; --affinity chooses its cores",
+        )  # fmt: skip
 
 
 def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
@@ -44,6 +58,7 @@ def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
         ArtifactError: the runtime refuses the file or the inputs.
         DeviceError: the agent crashed, hung, or said nothing that can be read.
     """
+    _require(device_id)
     return BenchmarkResult(device_id, run_agent(Path(edgedistill.agent.__file__), job))
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import edgedistill.agent
 from edgedistill.agent import OPENERS
+from edgedistill.companions import companions_of
 from edgedistill.errors import DeviceError, UsageError, nearest
 from edgedistill.types import BenchmarkResult, DeviceInfo, file_sha256
 
@@ -76,9 +77,7 @@ def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
     """
     board = _find(device_id)
     files = {"agent.py": Path(edgedistill.agent.__file__), job.artifact.name: job.artifact}
-    weights = job.artifact.with_suffix(".bin")
-    if weights.is_file():  # ncnn's and OpenVINO's
-        files[weights.name] = weights
+    files |= {weights.name: weights for weights in companions_of(job.artifact) if weights.is_file()}
     if job.inputs is not None:
         files[_INPUTS] = job.inputs
     names = (_INPUTS if job.inputs is not None else None, _OUTPUTS if job.outputs is not None else None)

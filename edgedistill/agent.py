@@ -37,6 +37,7 @@ import numpy as np
 
 SCHEMA = "edgedistill.agent/1"
 Arrays = Dict[str, Any]  # name -> numpy array
+Given = Tuple[int, ...]  # shape of one sample
 
 
 class Refused(Exception):  # noqa: N818 - the runtime's answer, not a fault
@@ -61,12 +62,29 @@ class Session:
         self.own_ms = own_ms  # the last inference by the runtime's own clock, which leaves out the call from Python
 
 
-def _static(shape: List[Any]) -> List[int]:
-    """Dynamic axes are run at 1."""
-    return [d if isinstance(d, int) and d > 0 else 1 for d in shape]
+def _sized(name: str, shape: List[Any], dtype: str, sample: Optional[Given]) -> Dict[str, Any]:
+    """An input whose axes without a size get a sample's; without one the batch is 1, and others are `unsized`."""
+    fixed = [d if isinstance(d, int) and d > 0 else None for d in shape]
+    if sample is not None and len(sample) == len(fixed) - 1:
+        sample = (fixed[0] or 1, *sample)
+    told = sample if sample is not None and len(sample) == len(fixed) else [None] * len(fixed)
+    spec = {
+        "name": name,
+        "shape": [d if d is not None else s if s is not None else 1 for d, s in zip(fixed, told)],
+        "dtype": dtype,
+    }  # type: Dict[str, Any]
+    unsized = [axis for axis, (d, s) in enumerate(zip(fixed, told)) if axis > 0 and d is None and s is None]
+    return {**spec, "unsized": unsized} if unsized else spec
 
 
-def open_onnxruntime(path: str, threads: int) -> Session:
+def _samples_of(names: List[str], given: Optional[Dict[str, Given]]) -> List[Optional[Given]]:
+    """The shape of a sample for each input: by name, else by order, since converters rename inputs and keep that."""
+    if given is None or len(given) != len(names):
+        return [None] * len(names)
+    return [given[name] for name in names] if set(given) == set(names) else list(given.values())
+
+
+def open_onnxruntime(path: str, threads: int, given: Optional[Dict[str, Given]] = None) -> Session:
     """ONNX in onnxruntime, CPU provider, all graph optimisations."""
     import onnxruntime as ort
 
@@ -79,11 +97,11 @@ def open_onnxruntime(path: str, threads: int) -> Session:
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     dtypes = {"float": "float32", "double": "float64"}
     inputs = []
-    for i in session.get_inputs():
+    names = [i.name for i in session.get_inputs()]
+    for i, sample in zip(session.get_inputs(), _samples_of(names, given)):
         dtype = i.type[len("tensor(") : -1]
-        inputs.append({"name": i.name, "shape": _static(i.shape), "dtype": dtypes.get(dtype, dtype)})
+        inputs.append(_sized(i.name, i.shape, dtypes.get(dtype, dtype), sample))
     outputs = [{"name": o.name} for o in session.get_outputs()]
-    names = [i["name"] for i in inputs]
     wanted = [o["name"] for o in outputs]
     told = session.get_session_options()
     in_force = {
@@ -96,10 +114,11 @@ def open_onnxruntime(path: str, threads: int) -> Session:
     return Session(inputs, outputs, lambda feed: list(session.run(wanted, dict(zip(names, feed)))), facts)
 
 
-def _open_tflite(module: Any, path: str, threads: int, reference: bool) -> Session:
+def _open_tflite(module: Any, path: str, threads: int, reference: bool, given: Optional[Dict[str, Given]]) -> Session:
     kinds = module.OpResolverType
     resolver = kinds.BUILTIN_REF if reference else kinds.BUILTIN
     interpreter = module.Interpreter(model_path=path, num_threads=threads, experimental_op_resolver_type=resolver)
+    unsized = _resize(interpreter, given)
     interpreter.allocate_tensors()
     inputs = []  # type: List[Any]
     outputs = []  # type: List[Any]
@@ -116,6 +135,8 @@ def _open_tflite(module: Any, path: str, threads: int, reference: bool) -> Sessi
             }
             if scale:
                 entry["quantization"] = {"scale": float(scale), "zero_point": int(zero_point)}
+            if listed is inputs and t["index"] in unsized:
+                entry["unsized"] = unsized[t["index"]]
             listed.append((entry, t["index"]))
     in_index = [index for _, index in inputs]
     out_index = [index for _, index in outputs]
@@ -131,6 +152,20 @@ def _open_tflite(module: Any, path: str, threads: int, reference: bool) -> Sessi
     return Session([e for e, _ in inputs], [e for e, _ in outputs], run, facts)
 
 
+def _resize(interpreter: Any, given: Optional[Dict[str, Given]]) -> Dict[int, List[int]]:
+    """Give axes without a size those of the samples; the axes that are left without one, by the tensor's index."""
+    details = interpreter.get_input_details()
+    unsized = {}  # type: Dict[int, List[int]]
+    for t, sample in zip(details, _samples_of([t["name"] for t in details], given)):
+        signature = [int(d) for d in t.get("shape_signature", t["shape"])]
+        spec = _sized(t["name"], signature or [int(d) for d in t["shape"]], "", sample)
+        if spec["shape"] != [int(d) for d in t["shape"]]:
+            interpreter.resize_tensor_input(t["index"], spec["shape"])
+        if "unsized" in spec:
+            unsized[t["index"]] = spec["unsized"]
+    return unsized
+
+
 def _tflite_delegate(interpreter: Any) -> Dict[str, Any]:
     """Whether XNNPACK, the one delegate of these packages, took operators: it leaves a DELEGATE node for each part."""
     try:
@@ -141,21 +176,23 @@ def _tflite_delegate(interpreter: Any) -> Dict[str, Any]:
     return {"delegate": "XNNPACK" if parts else "none", "delegated_parts": parts, "operators": len(names) - parts}
 
 
-def open_tflite_runtime(path: str, threads: int, reference: bool = False) -> Session:
+def open_tflite_runtime(
+    path: str, threads: int, given: Optional[Dict[str, Given]] = None, reference: bool = False
+) -> Session:
     """TFLite in tflite-runtime."""
     from tflite_runtime import interpreter
 
-    return _open_tflite(interpreter, path, threads, reference)
+    return _open_tflite(interpreter, path, threads, reference, given)
 
 
-def open_litert(path: str, threads: int, reference: bool = False) -> Session:
+def open_litert(path: str, threads: int, given: Optional[Dict[str, Given]] = None, reference: bool = False) -> Session:
     """TFLite in LiteRT (ai-edge-litert)."""
     from ai_edge_litert import interpreter
 
-    return _open_tflite(interpreter, path, threads, reference)
+    return _open_tflite(interpreter, path, threads, reference, given)
 
 
-def open_openvino(path: str, threads: int) -> Session:
+def open_openvino(path: str, threads: int, given: Optional[Dict[str, Given]] = None) -> Session:
     """OpenVINO IR on its CPU plug-in, static shapes, float32 hint (its default may be bf16)."""
     import openvino as ov
 
@@ -163,10 +200,14 @@ def open_openvino(path: str, threads: int) -> Session:
     model = core.read_model(path)
     shapes = {}
     inputs = []
-    for port in model.inputs:
-        shape = [1 if d.is_dynamic else d.get_length() for d in port.get_partial_shape()]
-        shapes[port] = shape
-        inputs.append({"name": port.get_any_name(), "shape": shape, "dtype": port.get_element_type().to_dtype().name})
+    names = [port.get_any_name() for port in model.inputs]
+    for port, name, sample in zip(model.inputs, names, _samples_of(names, given)):
+        partial = port.get_partial_shape()
+        rank = len(partial) if partial.rank.is_static else len(sample or ()) + 1
+        known = partial if partial.rank.is_static else [None] * rank
+        shape = [None if d is None or d.is_dynamic else d.get_length() for d in known]
+        inputs.append(_sized(name, shape, port.get_element_type().to_dtype().name, sample))
+        shapes[port] = inputs[-1]["shape"]
     reshaped = any(port.get_partial_shape().is_dynamic for port in model.inputs)
     if reshaped:
         model.reshape(shapes)
@@ -267,12 +308,15 @@ def _ncnn_net(path: str, kinds: Set[str], threads: int) -> Any:
     return net
 
 
-def open_ncnn(path: str, threads: int) -> Session:
+def open_ncnn(path: str, threads: int, given: Optional[Dict[str, Given]] = None) -> Session:
     """Ncnn (.param with .bin beside it) on the CPU in float32; it knows no batch, so each sample is one extractor."""
     ncnn = __import__("ncnn")  # type: Any  # compiled: checkers cannot read it
 
     layers = _ncnn_layers(path)
     inputs = _ncnn_inputs(layers)
+    for spec, sample in zip(inputs, _samples_of([spec["name"] for spec in inputs], given)):
+        if spec["shape"] is None and sample is not None:  # a file need not tell
+            spec["shape"] = [1, *sample]
     net = _ncnn_net(path, {kind for kind, _, _, _ in layers}, threads)
     consumed = {blob for _, below, _, _ in layers for blob in below}
     wanted = [blob for _, _, above, _ in layers for blob in above if blob not in consumed]
@@ -325,9 +369,13 @@ def _drop_page_cache(path: str) -> str:
     asked for with RWF_NOWAIT, which fails where it would have to be read.
     """
     stem = os.path.splitext(path)[0]
+    folder, base = os.path.split(os.path.abspath(path))
     try:
-        for name in (path, stem + ".bin"):
-            if os.path.exists(name):
+        beside = [
+            os.path.join(folder, name) for name in os.listdir(folder) if name.startswith((base + ".", base + "_"))
+        ]
+        for name in (path, stem + ".bin", *beside):  # ncnn's and OpenVINO's weights, and ONNX's external data
+            if os.path.isfile(name):
                 descriptor = os.open(name, os.O_RDONLY)
                 try:
                     os.fsync(descriptor)
@@ -362,7 +410,7 @@ def _import(module: str, runtime: str) -> float:
     return (time.perf_counter() - started) * 1e3
 
 
-def _open(opener: Callable[[str, int], Session], path: str, threads: int) -> Tuple[Session, float]:
+def _open(opener: Callable[..., Session], path: str, threads: int) -> Tuple[Session, float]:
     started = time.perf_counter()
     try:
         session = opener(path, threads)
@@ -389,12 +437,18 @@ def _decode(array: Any, spec: Dict[str, Any]) -> Any:
 
 
 def _random(specs: List[Dict[str, Any]]) -> List[Any]:
-    """Seeded inputs: normal values, and for integers 0 and 1, which every table of embeddings has."""
+    """Seeded inputs: normal values, and for integers 0 and 1, which every table of embeddings has.
+
+    Sizes are not made up: they decide how long an inference takes.
+    """
     rng = np.random.RandomState(0)
     sample = []
     for spec in specs:
         if spec["shape"] is None:
-            raise Refused("inputs", "the file does not tell the shape of %r: give --inputs" % spec["name"])
+            raise Refused("unsized", "the file does not tell the shape of %r: give --inputs" % spec["name"])
+        if "unsized" in spec:
+            axes = ", ".join(map(str, spec["unsized"]))
+            raise Refused("unsized", "the input %r has no size along axis %s: give --inputs" % (spec["name"], axes))
         plain = "quantization" not in spec and np.dtype(spec["dtype"]).kind in "iub"
         values = rng.randint(0, 2, spec["shape"]) if plain else rng.standard_normal(spec["shape"])
         sample.append(_encode(values, spec))
@@ -414,10 +468,49 @@ def _check_numbers(arrays: Arrays, specs: List[Dict[str, Any]]) -> None:
             raise Refused("inputs", "input %r takes %s, the file holds fractions" % (name, spec["dtype"]))
 
 
-def _load_inputs(path: Optional[str], session: Session) -> List[List[Any]]:
-    """Samples as lists of model-ready arrays in the model's order; random ones without a file."""
-    if path is None:
-        return [_random(session.inputs)]
+def _shapes_in(path: str) -> Dict[str, Given]:
+    """Array -> shape of one sample, as an .npz tells it without its data being read."""
+    import zipfile
+
+    npy = np.lib.format  # type: Any  # without annotations
+    found = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.namelist():
+                with archive.open(entry) as stream:
+                    first = npy.read_magic(stream) == (1, 0)
+                    header = npy.read_array_header_1_0 if first else npy.read_array_header_2_0
+                    found[entry[: -len(".npy")]] = tuple(header(stream)[0][1:])
+    except Exception as error:  # missing, damaged, no archive: OSError, ValueError, BadZipFile, ...
+        raise Refused("inputs", "%s cannot be read as .npz: %s" % (path, error))
+    return found
+
+
+def _batch(specs: List[Dict[str, Any]]) -> int:
+    """Samples of one inference: the first axis, where all inputs have it and the same."""
+    sizes = {spec["shape"][0] if len(spec["shape"]) > 1 else 1 for spec in specs}
+    return int(sizes.pop()) if len(sizes) == 1 else 1
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Whether shapes agree; axes of 1 may be left out."""
+    return [d for d in first if d != 1] == [d for d in second if d != 1]
+
+
+class Feeds:
+    """What a model is fed with, inference by inference: arrays in its order, out of `count` samples, `step` each time.
+
+    A sample is one row of a batch, or, where the samples' shapes say so, a whole batch.
+    """
+
+    def __init__(self, every: List[List[Any]], count: int, step: int) -> None:
+        self.every = every
+        self.count = count
+        self.step = step
+
+
+def _load_inputs(path: str, session: Session) -> Feeds:
+    """The feeds that a file holds; the last one is filled up with its last sample."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -433,36 +526,52 @@ def _load_inputs(path: Optional[str], session: Session) -> List[List[Any]]:
             )
         arrays = dict(zip(names, arrays.values()))
     _check_numbers(arrays, session.inputs)
+    whole = all(_same(arrays[spec["name"]].shape[1:], spec["shape"]) for spec in session.inputs)
     for spec in session.inputs:
         sample = arrays[spec["name"]].shape[1:]
-        if spec["shape"] is None:  # an ncnn file need not tell
-            spec["shape"] = [1, *sample]
-        if [d for d in sample if d != 1] != [d for d in spec["shape"] if d != 1]:  # axes of 1 may be left out
+        if not whole and not _same(sample, spec["shape"][1:]):
+            wanted = spec["shape"][1:] if len(spec["shape"]) > 1 else spec["shape"]
             raise Refused(
-                "inputs",
-                "input %r takes %s a sample, the file holds %s" % (spec["name"], spec["shape"][1:], list(sample)),
+                "inputs", "input %r takes %s a sample, the file holds %s" % (spec["name"], wanted, list(sample))
             )
     counts = {name: len(array) for name, array in arrays.items()}
     count = min(counts.values())
     if count == 0 or count != max(counts.values()):
         raise Refused("inputs", "every input needs the same positive number of samples, the file holds %r" % counts)
-    return [[_encode(arrays[s["name"]][i], s) for s in session.inputs] for i in range(count)]
+    step = 1 if whole else _batch(session.inputs)
+    rows = [[min(i, count - 1) for i in range(start, start + step)] for start in range(0, count, step)]
+    return Feeds([[_encode(arrays[s["name"]][row], s) for s in session.inputs] for row in rows], count, step)
 
 
-def _compute(session: Session, samples: List[List[Any]], path: str) -> int:
-    """Run every sample and write the outputs, one row a sample."""
+def _random_feed(session: Session) -> Feeds:
+    """One inference's worth."""
+    step = _batch(session.inputs)
+    return Feeds([_random(session.inputs)], step, step)
+
+
+def _compute(session: Session, feeds: Feeds, path: str) -> int:
+    """Run every feed and write the outputs, one row a sample."""
     rows = {spec["name"]: [] for spec in session.outputs}  # type: Dict[str, List[Any]]
-    for feed in samples:
+    step = feeds.step
+    for feed in feeds.every:
         for spec, value in zip(session.outputs, session.run(feed)):
-            rows[spec["name"]].append(np.array(_decode(value, spec)).reshape(np.shape(value)[1:]))
+            array = np.array(_decode(value, spec))
+            if array.ndim and len(array) == step:
+                rows[spec["name"]].extend(array)
+            elif step == 1:
+                rows[spec["name"]].append(array)  # an output without a batch axis
+            else:
+                raise Refused(
+                    "outputs", "output %r has the shape %s, no batch of %d" % (spec["name"], array.shape, step)
+                )
     for name, values in rows.items():
         shapes = sorted({value.shape for value in values})
         if len(shapes) > 1:
             raise Refused("outputs", "output %r has shapes that depend on the sample: %s" % (name, shapes[:3]))
-    arrays = {name: np.stack(values) for name, values in rows.items()}
+    arrays = {name: np.stack(values[: feeds.count]) for name, values in rows.items()}
     with open(path, "wb") as stream:
         np.savez(stream, **arrays)
-    return len(samples)
+    return feeds.count
 
 
 def _stream(
@@ -487,7 +596,7 @@ def _pin(cores: Optional[str]) -> List[int]:
     if cores is not None:
         try:
             os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, ValueError, OverflowError, AttributeError) as error:
             raise Refused("affinity", "cannot run on the cores %s: %s" % (cores, error))
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
@@ -701,13 +810,20 @@ def main(argv: Optional[List[str]] = None) -> int:
     return 0
 
 
-def measure(arguments: argparse.Namespace) -> Dict[str, Any]:
-    """One process's whole life with a model, stage by stage."""
-    opener, module, distribution = OPENERS[arguments.runtime]
+def _opener(arguments: argparse.Namespace) -> Callable[..., Session]:
+    """What opens the file, with what it must know of the inputs and kernels."""
+    opener = OPENERS[arguments.runtime][0]
     if arguments.reference_kernels:
         if arguments.runtime not in ("tflite-runtime", "litert"):
             raise Refused("kernels", "%s has no reference kernels" % arguments.runtime)
         opener = functools.partial(opener, reference=True)
+    return functools.partial(opener, given=_shapes_in(arguments.inputs)) if arguments.inputs else opener
+
+
+def measure(arguments: argparse.Namespace) -> Dict[str, Any]:
+    """One process's whole life with a model, stage by stage."""
+    _, module, distribution = OPENERS[arguments.runtime]
+    opener = _opener(arguments)
     _pin(arguments.affinity)
     marks = Marks(arguments.mark)
     memory = {"baseline": _memory_bytes()["now"]}
@@ -719,12 +835,13 @@ def measure(arguments: argparse.Namespace) -> Dict[str, Any]:
     session, load_cold_ms = _open(opener, arguments.model, arguments.threads)
     memory["after_load"] = _memory_bytes()["now"]
     marks.stage()
-    samples = _load_inputs(arguments.inputs, session)
+    feeds = _load_inputs(arguments.inputs, session) if arguments.inputs else _random_feed(session)
+    samples = feeds.every
     started = time.perf_counter()
     try:
         session.run(samples[0])
     except Exception as error:  # each runtime has errors of its own for inputs it does not take
-        raise Refused("inputs", "%s: %s" % (type(error).__name__, error))
+        raise Refused("run", "%s: %s" % (type(error).__name__, error))
     first_ms = (time.perf_counter() - started) * 1e3
     document = {
         "schema": SCHEMA,
@@ -736,6 +853,7 @@ def measure(arguments: argparse.Namespace) -> Dict[str, Any]:
         "threads": arguments.threads,
         "cores": _pin(None),
         "inputs": session.inputs,
+        "batch": _batch(session.inputs),
         "outputs": session.outputs,
         "facts": session.facts,
         "import_ms": import_ms,
@@ -744,7 +862,7 @@ def measure(arguments: argparse.Namespace) -> Dict[str, Any]:
         "first_inference_ms": first_ms,
     }  # type: Dict[str, Any]
     if arguments.outputs:
-        document["samples"] = _compute(session, samples, arguments.outputs)
+        document["samples"] = _compute(session, feeds, arguments.outputs)
     if arguments.queries > 0:
         started = time.perf_counter()
         warm = _stream(session, samples, 1, arguments.warmup)

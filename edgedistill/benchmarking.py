@@ -46,10 +46,14 @@ def measure(
 def _collect(order: Sequence[Subject], results: Sequence[BenchmarkResult], samples: Samples | None) -> None:
     if samples is None:
         return
+    digests = {(one.artifact.id, one.artifact.sha256) for one in order}
+    twice = [name for name, _ in digests if sum(other == name for other, _ in digests) > 1]
     for subject, result in zip(order, results, strict=True):
-        name = f"{subject.artifact.id}/{subject.runtime}"
+        artifact = subject.artifact
+        name = f"{artifact.id}@{artifact.sha256[:8]}" if artifact.id in twice else artifact.id
+        name = f"{name}/{subject.runtime}"
         number = sum(key.startswith(f"{name}/") for key in samples)
-        samples[f"{name}/{number}"] = np.asarray(result.document.get("latency_ns", []), dtype=np.uint32)
+        samples[f"{name}/{number}"] = np.asarray(result.document.get("latency_ns", []), dtype=np.uint64)
 
 
 def _run(
@@ -90,6 +94,7 @@ def _job(subject: Subject, settings: Benchmark, inputs: Path | None) -> Benchmar
         min_queries=settings.min_queries,
         min_duration_s=settings.min_duration_s,
         warmup_s=settings.warmup_s,
+        timeout_s=settings.timeout_s,
         affinity=tuple(settings.affinity),
         profile=settings.profile,
     )
@@ -111,7 +116,8 @@ def measurement_of(subject: Subject, results: Sequence[BenchmarkResult], setting
         "threads": settings.threads,
         "cores": first.get("cores", []),
         "preset": settings.preset,
-        "batch": 1,
+        "batch": first.get("batch", 1),
+        "inputs": [{key: one[key] for key in ("name", "shape", "dtype")} for one in first.get("inputs", [])],
         "rounds": len(results),
         "facts": first["facts"],
     }

@@ -68,12 +68,26 @@ def console() -> Any:
     return Console(width=None if sys.stdout.isatty() else 150)
 
 
+def require_folder(option: str, path: Path) -> None:
+    """Whether a file can be put where an option says.
+
+    Raises:
+        UsageError: its folder is missing.
+    """
+    if not path.absolute().parent.is_dir():
+        raise UsageError(
+            f"{option}: there is no folder {path.parent}", where=option, expected="a path in an existing folder",
+            got=str(path), fix=f"mkdir -p {path.parent}",
+        )  # fmt: skip
+
+
 def described(path: Path) -> Artifact:
     """A file as an artifact, its format told by its ending; nothing of it is read but its digest.
 
     Raises:
         UsageError: there is no file, its ending is unknown, or the file that holds its weights is not beside it.
     """
+    from edgedistill.companions import companions_of
     from edgedistill.plugins import find_plugin, plugin_names
     from edgedistill.types import Artifact, Normalization, Precision, Signature
 
@@ -86,7 +100,7 @@ def described(path: Path) -> Artifact:
             got="nothing at this path" if path.suffix in endings else repr(path.suffix),
             fix="give a file of a known format",
         )
-    weights = [path.with_suffix(".bin")] if path.suffix in (".xml", ".param") else []
+    weights = companions_of(path)
     for companion in weights:
         if not companion.is_file():
             raise UsageError(
@@ -102,7 +116,7 @@ def described(path: Path) -> Artifact:
         fmt=endings[path.suffix],
         precision=Precision.FP32,
         signature=Signature((), (), Normalization((0.0,), (1.0,)), ()),
-        companions=tuple(weights),
+        companions=weights,
     )
 
 

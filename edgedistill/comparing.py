@@ -149,7 +149,11 @@ def matched(found: Mapping[str, _T], names: Sequence[str]) -> dict[str, _T]:
 
 
 def generated(artifact: Artifact, path: Path, count: int = 32) -> Path:
-    """Write `count` seeded samples of the artifact's input shapes as .npz: standard normal, integers 0 and 1."""
+    """Write `count` seeded samples of the artifact's input shapes as .npz: standard normal, integers 0 and 1.
+
+    Raises:
+        UsageError: the file leaves sizes open.
+    """
     subject = subjects([artifact])[0]
     job = BenchmarkJob(artifact.path, subject.runtime)
     specs = load_device("cpu").run("cpu", job).document["inputs"]
@@ -160,7 +164,8 @@ def generated(artifact: Artifact, path: Path, count: int = 32) -> Path:
 
 def _drawn(spec: Json, count: int, rng: np.random.Generator) -> Array:
     """Samples for one input; an integer one that stands for no real numbers takes ids, which 0 and 1 always are."""
-    shape = (count, *spec["shape"][1:])
+    whole = len(spec["shape"]) == 1 and spec["shape"] != [1]  # a vector has no batch
+    shape = (count, *spec["shape"][0 if whole else 1 :])
     if "quantization" not in spec and np.dtype(spec["dtype"]).kind in "iub":
         return rng.integers(0, 2, shape).astype(spec["dtype"])
     return rng.standard_normal(shape).astype(np.float32)

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgedistill.benchmarking import measurement_of
 from edgedistill.comparing import compute_all, generated, subjects, subjects_on
-from edgedistill.errors import ArtifactError, DeviceError
+from edgedistill.errors import ArtifactError, CoreError
 from edgedistill.parity import compare
 from edgedistill.plugins import load_device, source_of
 from edgedistill.recipe import ParitySettings
@@ -53,6 +53,7 @@ def emulate_files(
     Raises:
         UsageError: the device has no runtime for an artifact, an unknown core, no installation.
     """
+    load_device(settings.device).describe(settings.device)  # an unknown core is told before a runtime that it lacks
     every = subjects_on(settings.device, artifacts)
     references = subjects_on(settings.device, [against]) if against else []
     found = []
@@ -74,7 +75,7 @@ def _emulate(subject: Subject, settings: Benchmark, inputs: Path | None) -> Json
         )
         try:
             result = load_device(settings.device).run(settings.device, job)
-        except (ArtifactError, DeviceError) as error:
+        except (ArtifactError, CoreError) as error:
             return _refused(subject, settings, error)
         reference = _reference(settings.device, subject)
         other = reference.runtime != subject.runtime  # then roundings differ, but for kernels of the same kind
@@ -124,7 +125,7 @@ def _parity_of(subject: Subject, here: Array, there: Array, output: Json) -> Jso
     return found
 
 
-def _refused(subject: Subject, settings: Benchmark, error: ArtifactError | DeviceError) -> Json:
+def _refused(subject: Subject, settings: Benchmark, error: ArtifactError | CoreError) -> Json:
     """What is known of an artifact that does not run there."""
     return {
         "artifact": subject.artifact.id,

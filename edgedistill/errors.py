@@ -9,6 +9,7 @@ EdgeDistillError
 │   └── StorageError    the run directory: read-only, full, in use               exit 2
 ├── ArtifactError       a file that its runtime refuses, or one that changed     exit 3
 └── DeviceError         a device that could not run a job                        exit 3
+    └── CoreError       its core cannot execute the artifact: an answer          exit 3
 
 Everything else that escapes is ours: an internal error, exit 4.
 """
@@ -119,9 +120,21 @@ class DeviceError(EdgeDistillError):
     exit_code = 3
 
 
+class CoreError(DeviceError):
+    """A device's core cannot execute an artifact: that is an answer about the two, and no accident."""
+
+    code = "core_error"
+
+
+_ALIKE = 0.5
+"""Least likeness of a word that is proposed, as difflib tells it."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A sentence naming the closest known word and the alternatives."""
+    """A sentence naming the closest known words and the alternatives."""
     options = sorted(known)
-    close = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
-    did_you_mean = f"did you mean {close[0]!r}? " if close else ""
+    alike = {option: difflib.SequenceMatcher(None, option, word).ratio() for option in options}
+    most = max(alike.values(), default=0.0)
+    best = [option for option in options if alike[option] == most and most >= _ALIKE][:3]
+    did_you_mean = f"did you mean {' or '.join(map(repr, best))}? " if best else ""
     return f"{did_you_mean}known: {', '.join(options) or 'none'}"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import edgedistill
 from edgedistill.errors import DataError, PluginError, UsageError, nearest
 from edgedistill.gate import judge
-from edgedistill.plugins import device_runtimes, find_plugin, load_device, plugin_names
+from edgedistill.plugins import device_runtimes, find_plugin, load_device, plugin_names, source_of
 from edgedistill.predicting import is_predicted, profile_of
 from edgedistill.recipe import Assistants, Distill, MultiStage, Recipe, canonical
 from edgedistill.report.build import package_versions
@@ -119,7 +119,7 @@ def check(recipe: Recipe, beside: Path) -> None:
             fix=f"benchmark.simulated: [{recipe.benchmark.device.removeprefix('sim:')}] predicts beside measuring",
         )  # fmt: skip
     device: Any = load_device(recipe.benchmark.device)
-    if not getattr(device, "AGENT", True):
+    if not getattr(device, "AGENT", True) or source_of(recipe.benchmark.device) != "measured":
         raise UsageError(
             f"{recipe.benchmark.device} cannot measure a recipe's files",
             where="benchmark.device",
@@ -213,7 +213,8 @@ class _Path:
         device = load_device(recipe.benchmark.device).describe(recipe.benchmark.device)
         measured = self._stage(
             "benchmark", lambda out: do.benchmark(data, files, proved, out), **runs, benchmark=recipe.benchmark,
-            device=device.to_json(), there=device_runtimes(recipe.benchmark.device), shelf=plugin_names("benchmarks"),
+            device=device.to_json(source_of(recipe.benchmark.device)), shelf=plugin_names("benchmarks"),
+            there=device_runtimes(recipe.benchmark.device),
             refused=read_json(proved.path / "refused.json"),
             simulated=[profile_of(name) for name in recipe.benchmark.simulated],
         )  # fmt: skip

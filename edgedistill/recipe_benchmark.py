@@ -41,6 +41,8 @@ class Benchmark(Section):
     """Least seconds per round."""
     warmup_s: float = Field(default=0.1, ge=0)
     """Seconds of inferences before timing."""
+    timeout_s: float = Field(default=600.0, gt=0)
+    """Most seconds that one process may take, minutes of `sustained_min` not counted."""
 
     @model_validator(mode="before")
     @classmethod

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 ALPHA = 0.005
 """Chance of a false alarm that the test allows; the noise floor lowers it further."""
+_LEAST = math.ceil(math.log2(2 / ALPHA))
+"""Rounds from which on the test can call anything: all n on one side have a p-value of 2 / 2**n."""
 _RESAMPLES = 10_000
 _EXACT = 14
 """Up to so many rounds all sign patterns are counted, beyond a sample of them."""
@@ -99,7 +101,7 @@ def compare_rounds(rounds: Sequence[Round], margin: float = 0.05, seed: int = 0)
     floor = max(noise.high, 1 / noise.low)
     p_value = sign_flip_p(p50)
     answer = _answer(middle, p_value, floor, margin)
-    needed = None if answer != "inconclusive" else max(len(rounds) + 1, _needed(p50, margin))
+    needed = None if answer != "inconclusive" else max(len(rounds) + 1, _LEAST, _needed(p50, margin))
     return Comparison(middle, _interval(p90, seed), floor, p_value, len(rounds), margin, answer, needed)
 
 

@@ -55,8 +55,8 @@ class Trace:
 
 def feed(path: str, runtime: str, inputs: str) -> tuple[agent.Session, list[Array]]:
     """The file opened as the agent opens it, and the first sample as it takes it."""
-    session = agent.OPENERS[runtime][0](path, 1)
-    return session, agent._load_inputs(inputs, session)[0]  # noqa: SLF001 - one reader of samples for all
+    session = agent.OPENERS[runtime][0](path, 1, given=agent._shapes_in(inputs))  # noqa: SLF001 - one reader of samples
+    return session, agent._load_inputs(inputs, session).every[0]  # noqa: SLF001 - as above
 
 
 def traced(module: str, artifact: Artifact, runtime: str, inputs: Path) -> list[TracedTensor]:

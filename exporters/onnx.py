@@ -107,7 +107,7 @@ def count_macs(artifact: Artifact) -> MacCount:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.log_severity_level = 3
         onnxruntime.InferenceSession(str(artifact.path), options, providers=["CPUExecutionProvider"])
-        graph = onnx.load(str(optimized)).graph
+        graph = onnx.load(str(optimized), load_external_data=False).graph  # its weights lie beside the first file
     counted = _counted(graph, shapes)
     # Half floats: optimised tensors are renamed, and casts end the inference of shapes
     return counted if counted.total else _counted(onnx.load(str(artifact.path)).graph, _ran_shapes(artifact.path))

@@ -23,6 +23,7 @@ pytest.importorskip("onnxruntime")
 
 AGENT = Path(edgedistill.agent.__file__)
 FIELDS = {
+    "batch",
     "schema", "runtime", "runtime_version", "python", "numpy", "machine", "threads", "inputs", "outputs", "facts",
     "cores", "import_ms", "load_cold_ms", "load_warm_ms", "page_cache", "first_inference_ms", "memory_bytes",
 }  # fmt: skip

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgedistill.errors import ArtifactError, DeviceError, StorageError, UsageError
+from edgedistill.errors import ArtifactError, CoreError, DeviceError, StorageError, UsageError
 from edgedistill.plugins import find_plugin, load_device
 from edgedistill.types import BenchmarkJob
 from tests.conftest import documents, edgedistill
@@ -331,13 +331,29 @@ def test_a_guests_death_is_explained(code: int, stderr: str, told: str) -> None:
     error = guest._death(done, BenchmarkJob(Path("m.tflite"), "litert"), cores.read_target("arm:cortex-a53"))
     assert told in error.message
     assert error.exit_code == 3
+    assert isinstance(error, CoreError)
 
 
-def test_what_the_guest_refuses_is_an_artifact_error() -> None:
-    program = 'print(\'{"error": {"code": "artifact_refused", "message": "unsupported operator"}}\')'
-    target = cores.read_target("arm:cortex-a53")
-    with pytest.raises(ArtifactError, match="unsupported operator"):
-        guest._answer([sys.executable, "-c", program], {}, BenchmarkJob(Path("m.onnx"), "onnxruntime"), target)
+def test_an_accident_is_not_blamed_on_the_core() -> None:
+    """What is no signal may be a full disk or our own mistake: no artifact is said not to run for it."""
+    done = subprocess.CompletedProcess[str]([], 1, "", "OSError: No space left on device")
+    error = guest._death(done, BenchmarkJob(Path("m.tflite"), "litert"), cores.read_target("arm:cortex-a53"))
+    assert type(error) is DeviceError
+
+
+@pytest.mark.parametrize(
+    ("code", "inputs", "kind"),
+    [
+        ("artifact_refused", None, ArtifactError), ("run", "x.npz", ArtifactError), ("inputs", "x.npz", UsageError),
+        ("unsized", None, UsageError), ("outputs", None, DeviceError),
+    ],
+)  # fmt: skip
+def test_what_the_guest_refuses_is_told_by_whose_fault_it_is(code: str, inputs: str | None, kind: type) -> None:
+    program = f'print(\'{{"error": {{"code": "{code}", "message": "a reason"}}}}\')'
+    job = BenchmarkJob(Path("m.onnx"), "onnxruntime", inputs=Path(inputs) if inputs else None)
+    with pytest.raises(kind, match="a reason") as told:
+        guest._answer([sys.executable, "-c", program], {}, job, cores.read_target("arm:cortex-a53"))
+    assert type(told.value) is kind
 
 
 def test_a_run_is_kept_whole_and_recalled(tmp_path: Path) -> None:
@@ -355,7 +371,7 @@ def test_a_run_is_kept_whole_and_recalled(tmp_path: Path) -> None:
 
 
 def test_what_a_run_depends_on_is_in_its_key(installed: Path) -> None:
-    artifact, inputs = installed / "m.tflite", installed / "x.npz"
+    artifact, inputs = installed / "m.param", installed / "x.npz"
     artifact.write_bytes(b"one")
     inputs.write_bytes(b"x")
     where = layouts.layout()

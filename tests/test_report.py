@@ -57,6 +57,7 @@ def _measurement(artifact: Json, medians: tuple[float, ...], *, runtime: str = "
     p50 = sorted(medians)[len(medians) // 2]
     return {
         "artifact": artifact["id"],
+        "batch": 1,
         "device": "cpu",
         "source": "measured",
         "runtime": runtime or artifact["parity"]["runtime"],

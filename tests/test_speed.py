@@ -56,6 +56,15 @@ def test_undecided_says_how_many_rounds_would_decide_and_they_do() -> None:
     assert answers(1.10, 40, max(needed, 12)).count("inconclusive") <= 4
 
 
+@pytest.mark.parametrize("rounds", [2, 5, 8])
+def test_fewer_rounds_than_the_test_needs_ask_for_as_many_as_it_needs(rounds: int) -> None:
+    """Twice as slow, beyond any doubt: yet 2 / 2**8 is more than the test allows, and 2 / 2**9 is not."""
+    found = compare_rounds(host(np.random.default_rng(0), 2.0, rounds))
+    assert found.answer == "inconclusive"
+    assert found.needed_rounds == 9
+    assert compare_rounds(host(np.random.default_rng(0), 2.0, 9)).answer == "slower"
+
+
 @given(st.lists(st.integers(-99, 99), min_size=2, max_size=9))
 def test_the_sign_flip_test_is_fishers(logs: list[int]) -> None:
     values = np.array(logs) / 100

@@ -47,7 +47,27 @@ def test_an_unknown_device_names_the_nearest(model: Path) -> None:
 
 
 def test_an_unknown_core_names_the_nearest(model: Path) -> None:
-    assert "did you mean 'cortex-a53'" in wrong(2, model, "--device", "arm:cortex-a35x3")["expected"]
+    assert "'cortex-a53'" in wrong(2, model, "--device", "arm:cortex-a35x3")["expected"]
+    assert "'cortex-a53' or 'cortex-a55'" in wrong(2, model, "--device", "arm:cortex-a5")["expected"]
+    assert "unknown emulated core" in wrong(2, model, "--device", "armv7:cortex-a9")["message"]
+
+
+def test_this_machine_has_no_parts(model: Path) -> None:
+    assert "--affinity" in wrong(2, model, "--device", "cpu:0")["fix"]
+
+
+@pytest.mark.parametrize("option", ["--plot", "--samples"])
+def test_what_cannot_be_kept_is_told_before_anything_is_measured(option: str, model: Path, tmp_path: Path) -> None:
+    error = wrong(2, model, option, tmp_path / "missing" / "file")
+    assert error["where"] == option
+    assert "mkdir -p" in error["fix"]
+    error = wrong(2, model, option, tmp_path / "file", "--device", "arm:cortex-a53")
+    assert "none is measured on arm:cortex-a53" in error["message"]
+    assert not (tmp_path / "file").exists()
+
+
+def test_a_model_that_takes_too_long_is_told_how_to_allow_more(model: Path) -> None:
+    assert "--timeout" in wrong(3, model, "--timeout", "0.001")["fix"]
 
 
 def test_a_model_for_another_runtime_is_told_before_anything_runs(model: Path) -> None:

@@ -73,7 +73,7 @@ def show_measurements(measurements: list[Json], console: Console) -> None:
     measurements = [m for m in measurements if m["source"] not in ("emulated", "predicted")]
     if not measurements:
         return
-    table = Table(title="measured, batch 1", title_justify="left", header_style="bold")
+    table = Table(title="measured", title_justify="left", header_style="bold")
     for heading in (
         "artifact",
         "device",
@@ -84,6 +84,7 @@ def show_measurements(measurements: list[Json], console: Console) -> None:
         "load, ms",
         "peak memory, MB",
         "ratio",
+        "batch",
         "flags",
     ):
         table.add_column(heading, justify="left" if heading in ("artifact", "device", "runtime", "flags") else "right")
@@ -94,12 +95,18 @@ def show_measurements(measurements: list[Json], console: Console) -> None:
             Text(m["artifact"]), Text(m["device"]), f"{m['runtime']} {m['runtime_version']}", str(latency["count"]),
             _figure(latency.get("p50"), 4), _figure(latency.get("p90"), 4), _figure(m.get("load_cold_ms"), 1),
             _figure(m.get("memory_bytes", {}).get("peak"), 1, 1e6), _answer(ratio) if ratio else "",
-            "; ".join(m["flags"]),
+            str(m["batch"]), _standing(m),
         )  # fmt: skip
     console.print(table)
     for m in measurements:
         if m.get("operators"):
             _show_operators(m, console)
+
+
+def _standing(measurement: Json) -> Text:
+    """The flags; in front whether they leave nothing to rely on."""
+    flags = "; ".join(measurement["flags"])
+    return Text(flags) if measurement["valid"] else Text(f"INVALID: {flags}", style="bold red")
 
 
 def _figure(value: float | None, digits: int, unit: float = 1.0) -> str:

@@ -1,0 +1,43 @@
+"""Files that lie beside an artifact and hold its weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def companions_of(path: Path) -> tuple[Path, ...]:
+    """A .bin for ncnn and OpenVINO; for ONNX the files that its tensors name. They need not exist.
+
+    Of an ONNX file that cannot be read, or without the library that reads it, none is known.
+    """
+    if path.suffix in (".xml", ".param"):
+        return (path.with_suffix(".bin"),)
+    return tuple(_named_by(path)) if path.suffix == ".onnx" else ()
+
+
+def _named_by(path: Path) -> dict[Path, None]:
+    try:
+        import onnx
+
+        graph = onnx.load(str(path), load_external_data=False).graph
+    except Exception:  # noqa: BLE001 - damaged files: opening them tells better
+        return {}
+    return dict.fromkeys(path.parent / name for tensor in _tensors(graph) for name in _locations(tensor))
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for inner in (attribute.g, *attribute.graphs):
+                if inner.node or inner.initializer:
+                    yield from _tensors(inner)
+
+
+def _locations(tensor: Any) -> list[str]:
+    return [entry.value for entry in tensor.external_data if entry.key == "location"]
