@@ -25,10 +25,15 @@ def measure(results: Sequence[BenchmarkResult]) -> Json:
         return {}
     if profiles[0]["operators"] is None:
         return {"operators": None, "operators_reason": profiles[0]["reason"]}
-    rounds = [{row["name"]: row for row in profile["operators"]} for profile in profiles]
-    rows = [_over(row, [one[row["name"]] for one in rounds if row["name"] in one]) for row in profiles[0]["operators"]]
+    rounds = [{_key(row): row for row in profile["operators"]} for profile in profiles]
+    rows = [_over(row, [one[_key(row)] for one in rounds if _key(row) in one]) for row in profiles[0]["operators"]]
     total = sum(row["ms"] for row in rows)
     return {"operators": [{**row, "share": row["ms"] / total if total else 0.0} for row in rows]}
+
+
+def _key(row: Json) -> tuple[str, str]:
+    """Names are not unique: a part of a fused operator may have the whole's."""
+    return row["name"], row["type"]
 
 
 def _over(row: Json, rounds: Sequence[Json]) -> Json:

@@ -96,9 +96,9 @@ def described(path: Path) -> Artifact:
         raise UsageError(
             f"{path} is not an artifact",
             where=str(path),
-            expected="an existing file; " + nearest(path.suffix, endings),
+            expected="an existing file" if path.suffix in endings else "a file; " + nearest(path.suffix, endings),
             got="nothing at this path" if path.suffix in endings else repr(path.suffix),
-            fix="give a file of a known format",
+            fix="correct the path" if path.suffix in endings else "give a file of a known format",
         )
     weights = companions_of(path)
     for companion in weights:

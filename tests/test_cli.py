@@ -123,6 +123,8 @@ def test_an_unknown_exporter(tmp_path: Path) -> None:
 
 def test_an_unknown_device_and_stage(tmp_path: Path) -> None:
     assert "cpu" in wrong(tmp_path, "--set", "benchmark.device=cpx")["expected"]
+    for emulated in ("arm:cortex-a53", "micro:nucleo-l4r5zi"):  # nothing is timed there
+        assert "cannot measure a recipe" in wrong(tmp_path, "--set", f"benchmark.device={emulated}")["message"]
     assert "did you mean 'teacher'" in wrong(tmp_path, "--until", "teachr")["expected"]
 
 
