@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgedistill.errors import DeviceError
+from edgedistill.errors import DeviceError, UsageError, nearest
 
 from . import _predict_counts as counts
 from . import _predict_graph as graphs
@@ -16,9 +16,11 @@ from ._predict_host import EXPONENT, RUNTIME, corrected
 from ._predict_memory import fits
 from ._predict_memory import predict as predict_memory
 from ._predict_profile import ORDER
-from ._predict_transfer import widened
+from ._predict_transfer import kind_of, told, widened
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from edgedistill.types import Array, Json
 
     from ._predict_graph import Graph
@@ -64,18 +66,48 @@ def choose(profile: Profile, runtime: str | None, threads: int | None, precision
     right = [b for b in blocks if b.precision == precision and threads in (None, b.threads)]
     if not right:
         held = sorted({f"{b.runtime} {b.precision} with {b.threads} threads" for b in profile.runtimes})
+        others = {other for other, those in SPEAKS_FOR.items() for b in profile.runtimes if b.runtime in those}
+        spoken = [f"the same for {', '.join(sorted(others))}, with less certainty"] if others else []
         raise DeviceError(
             f"{profile.id} has no evidence for {wanted or 'any runtime'} in {precision}"
             + (f" with {threads} threads" if threads else ""),
-            where=f"device: sim:{profile.id}", expected="; ".join(held), got=f"{wanted}, {precision}, {threads}",
+            where=f"device: sim:{profile.id}", expected="; ".join(held + spoken),
+            got=f"{wanted}, {precision}, {threads}",
             fix="ask for one of these, or measure the board (edgedistill devices calibrate): nothing is scaled to fit",
         )  # fmt: skip
     block = min(right, key=lambda b: (ORDER.index(b.status), b.threads))
     if not from_elsewhere:
         return Choice(block, block.runtime, block.status)
-    tried = wanted == "tflite" and precision == "float" and block.status != "spec-only"
-    standing = "spec-only" if block.status == "spec-only" else "transferred" if tried else "no evidence"
-    return Choice(block, str(wanted), standing)
+    if block.status == "spec-only":
+        return Choice(block, str(wanted), "spec-only")
+    tried = (wanted, precision, block.status) == ("tflite", "float", "calibrated") and profile.emulated
+    return Choice(block, str(wanted), "transferred" if tried else "no evidence")
+
+
+def known_runtimes(profiles: Iterable[Profile]) -> set[str]:
+    """Every name of a runtime that some profile can be asked for."""
+    return {*SPEAKS_FOR, *RUNTIMES, *(block.runtime for profile in profiles for block in profile.runtimes)}
+
+
+def require_known(runtime: str | None, profiles: Iterable[Profile]) -> None:
+    """Whether a runtime is one that some profile knows. None: no runtime is asked for.
+
+    Raises:
+        UsageError: none does; it names the nearest.
+    """
+    known = known_runtimes(profiles)
+    if runtime is not None and runtime not in known:
+        raise UsageError(
+            f"unknown runtime {runtime!r}", where="--runtime", expected=nearest(runtime, known), got=repr(runtime),
+            fix="name a runtime that a profile has timings of",
+        )  # fmt: skip
+
+
+def usual_runtime(profile: Profile, runtime: str) -> str:
+    """A file's own runtime as the device has it: a microcontroller runs TFLite files in tflite-micro."""
+    own = {block.runtime for block in profile.runtimes}
+    micro = profile.memory.sram_kb is not None and not own & {"tflite", *SPEAKS_FOR["tflite"]}
+    return "tflite-micro" if runtime == "tflite" and micro else runtime
 
 
 def answer(
@@ -86,7 +118,7 @@ def answer(
     `residual`: measured over expected milliseconds on this machine, which correct operator classes.
 
     Raises:
-        DeviceError: most of the time is in operators that the profile never saw.
+        DeviceError: most of the time is in operators that the profile never saw, or nothing takes time.
     """
     kind = "graph" if counted is None else "counts"
     predictor: Predictor | None = getattr(choice.block, kind)
@@ -101,17 +133,24 @@ def answer(
     features = graphs.features(graph) if counted is None else counted
     costs, corrections = _corrected(costs, choice, kind, residual)
     total = float(features @ costs)
+    if total <= 0:
+        raise DeviceError(
+            f"nothing in this network takes time by the costs of {profile.id}", where=f"device: sim:{profile.id}",
+            expected="a convolution or a dense layer", got=", ".join(sorted(graph.macs_by_class())),
+            fix="give the whole network",
+        )  # fmt: skip
     half, mdape = predictor.spread, predictor.mdape
     if choice.standing in ("transferred", "no evidence"):
-        half, mdape = widened(predictor, kind, evidence=choice.standing == "transferred")
+        half, mdape = widened(predictor, kind_of(profile, kind), evidence=choice.standing == "transferred")
     more, flags = _doubts(profile, choice, graph, predictor, costs, total, kind)
     half += more
+    floats = "fp16" if choice.runtime == "ncnn" and profile.half_floats else "fp32"
     stored = graph.as_int8() if choice.block.precision == "int8" else graph
     memory = predict_memory(stored, choice.runtime)
     return {
         "device": f"sim:{profile.id}", "device_name": profile.name, "source": "predicted", "runtime": choice.runtime,
         "threads": choice.block.threads, "affinity": choice.block.affinity, "precision": choice.block.precision,
-        "predictor": kind, "latency_ms": {"p50": total},
+        "floats": floats, "predictor": kind, "latency_ms": {"p50": total},
         "interval80_ms": [total * math.exp(-half), total * math.exp(half)], "calibration": choice.standing,
         "mdape": mdape, "anchors": predictor.anchors, "method": predictor.method,
         "parts_ms": _parts(graph, features, costs, names, kind),
@@ -140,7 +179,7 @@ def _doubts(
     Raises:
         DeviceError: the operator-class predictor is asked about what it mostly never saw.
     """
-    flags = _standing(choice, predictor)
+    flags = _standing(choice, predictor, kind_of(profile, kind))
     share, unseen = _unseen(graph, predictor, costs, total, kind)
     if kind == "graph" and share > REFUSED_SHARE:
         raise DeviceError(
@@ -160,14 +199,14 @@ def _doubts(
     return more, flags
 
 
-def _standing(choice: Choice, predictor: Predictor) -> list[str]:
+def _standing(choice: Choice, predictor: Predictor, kind: str) -> list[str]:
     if choice.standing == "spec-only":
         return ["UNVALIDATED: from data sheets alone, nobody measured this device"]
     if choice.standing == "no evidence":
         costs = f"costs are those of {choice.block.runtime}"
         return [f"UNVALIDATED: no published timing of {choice.runtime} stands behind this; {costs}"]
     if choice.standing == "transferred":
-        return [f"transferred: costs are those of ncnn, tried on few published rows of {choice.runtime}"]
+        return [f"transferred: costs are those of ncnn, {told(kind)}"]
     return [f"few anchors: {predictor.anchors}"] if choice.standing == "few-shot" else []
 
 

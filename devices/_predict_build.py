@@ -268,7 +268,7 @@ def _specification(device: Json, document: Json) -> Block:
         source=f"{peak['share']:.0%} (a guess) of the data sheet's {peak['gmacs']} GMAC/s; proportions of "
         + ", ".join(peak["like"]),
         graph=Predictor(
-            costs=dict(zip(graphs.FEATURES, costs.tolist(), strict=True)), seen=graphs.CLASSES[:6], anchors=0,
+            costs=dict(zip(graphs.FEATURES, costs.tolist(), strict=True)), seen=COMMON, anchors=0,
             families=0, method="none: UNVALIDATED", spread=SPECIFICATION_SPREAD,
         ),
     )  # fmt: skip

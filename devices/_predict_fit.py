@@ -98,14 +98,23 @@ class Validation:
     Attributes:
         predicted_ms: of each anchor, its family held out.
         measured_ms: the truth.
-        covered: whether the truth lay in the 80% interval, made without the anchor's family too.
+        reach: half-width in log of each anchor's 80% interval, made without the anchor's family too.
         spread: half-width in log of the 80% interval that new predictions get.
     """
 
     predicted_ms: Array
     measured_ms: Array
-    covered: Array
+    reach: Array
     spread: float
+
+    @property
+    def covered(self) -> Array:
+        """Whether the truth lay in each anchor's interval."""
+        return self.holds(self.predicted_ms)
+
+    def holds(self, predicted_ms: Array) -> Array:
+        """The same of other predictions with intervals of these widths."""
+        return np.asarray(np.abs(np.log(self.measured_ms / predicted_ms)) <= self.reach)
 
     @property
     def errors(self) -> Array:
@@ -131,13 +140,12 @@ def validate(anchors: Anchors, prior: Array, strength: float = STRENGTH) -> Vali
     """Leave-one-family-out, with nested intervals: a fold's interval comes of the other folds' own held-out errors."""
     families = np.array(anchors.families)
     predicted = held_out(anchors, prior, strength)
-    covered = np.zeros(len(families), dtype=bool)
+    reach = np.zeros(len(families))
     for family in dict.fromkeys(anchors.families):
         test = families == family
         rest = anchors.take(~test)
-        reach = spread(rest.times_ms / held_out(rest, prior, strength))
-        covered[test] = np.abs(np.log(anchors.times_ms[test] / predicted[test])) <= reach
-    return Validation(predicted, anchors.times_ms, covered, spread(anchors.times_ms / predicted))
+        reach[test] = spread(rest.times_ms / held_out(rest, prior, strength))
+    return Validation(predicted, anchors.times_ms, reach, spread(anchors.times_ms / predicted))
 
 
 def rank_correlation(first: Array, second: Array) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from edgedistill.types import Array
 
@@ -27,6 +27,33 @@ _FUSED = ("relu", "clip", "leaky_relu", "sigmoid", "hard_sigmoid", "hard_swish",
 FLOAT_BYTES = 4
 
 
+class UnfitError(ValueError):
+    """A sound file that no prediction can be made of; `fix` tells what to do."""
+
+    def __init__(self, message: str, fix: str) -> None:
+        super().__init__(message)
+        self.fix = fix
+
+
+def require_one_sample(name: str, axes: Sequence[int | None]) -> None:
+    """Whether an input is of one sample, and its sizes are told. `axes`: their sizes; None: dynamic.
+
+    Raises:
+        UnfitError: it is not.
+    """
+    for place, size in enumerate(axes):
+        if place and size is None:
+            raise UnfitError(
+                f"axis {place} of the input {name} has no size: it decides the latency", "fix the axis when exporting"
+            )
+    batch = axes[0] if len(axes) > 1 else None
+    if batch is not None and batch > 1:
+        raise UnfitError(
+            f"the input {name} has a batch of {batch}: predictions are of one sample",
+            "export it with a batch of 1 or a dynamic batch",
+        )
+
+
 @dataclass(frozen=True)
 class Layer:
     """One layer, batch 1.
@@ -40,6 +67,7 @@ class Layer:
         weights: elements of its constants that are weights.
         kernel: height x width of a convolution.
         stride: of a convolution.
+        dilation: of a convolution, the larger of both axes.
         groups: of a convolution.
         channels: in and out.
         positions: output positions of a convolution (height x width).
@@ -56,19 +84,30 @@ class Layer:
     groups: int = 1
     channels: tuple[int, int] = (0, 0)
     positions: int = 0
+    dilation: int = 1
 
     @property
     def kind(self) -> str:
         """One of CLASSES, or `free`."""
         if self.op != "conv":
             return self.op if self.op in ("dense", "matmul", "free", "unknown") else "memory"
-        if self.groups > 1:
-            return "depthwise" if self.groups == min(self.channels) else "grouped"
+        if self.groups > 1:  # runtimes have depthwise kernels for dense windows alone
+            return "depthwise" if self.groups == min(self.channels) and self.dilation == 1 else "grouped"
         if self.channels[0] <= 4:  # noqa: PLR2004 - an image's channels: kernels for few channels differ
             return "stem"
         if self.kernel == (1, 1):
             return "conv1x1"
-        return "conv3x3" if self.kernel == (3, 3) and self.stride == 1 else "convkxk"
+        dense = (self.stride, self.dilation) == (1, 1)  # what Winograd's algorithm asks for
+        return "conv3x3" if self.kernel == (3, 3) and dense else "convkxk"
+
+
+def unknown_layer(
+    kind: str, name: str, inputs: tuple[str, ...], outputs: tuple[str, ...], told: dict[str, int], *, macs: int = 0,
+    weights: int = 0,
+) -> Layer:  # fmt: skip
+    """A layer whose cost no profile tells; its operator is counted in `told`."""
+    told[kind] = told.get(kind, 0) + 1
+    return Layer("unknown", name, inputs, outputs, macs, weights)
 
 
 @dataclass(frozen=True)
@@ -82,7 +121,8 @@ class Graph:
         outputs: names of those that go outside.
         weight_bytes: of the constants, as the file stores them.
         item_bytes: of an activation's element: 4 (float) or 1.
-        unknown: operators that no reader knows, with how often they occur.
+        unknown: operators that no reader knows and convolutions that no class is for (transposed, of volumes), with how
+            often they occur.
     """
 
     layers: tuple[Layer, ...]
@@ -178,10 +218,10 @@ def _swish(layers: Sequence[Layer]) -> list[Layer]:
     return result
 
 
-def arena_elements(graph: Graph) -> int:
+def arena_elements(graph: Graph, beside: Callable[[Layer], float] = lambda _: 0) -> int:
     """The most activation elements that live at once: from when they are written until they are last read.
 
-    What a free layer passes on lies in the same place as what it reads.
+    What a free layer passes on lies in the same place as what it reads. `beside`: what a layer needs more as it runs.
     """
     place = {name: name for name in graph.sizes}
     for layer in graph.layers:
@@ -197,6 +237,6 @@ def arena_elements(graph: Graph) -> int:
     most = sum(graph.sizes.get(name, 0) for name in alive)
     for number, layer in enumerate(steps):
         alive |= {place.get(name, name) for name in layer.outputs}
-        most = max(most, sum(graph.sizes.get(name, 0) for name in alive))
+        most = max(most, sum(graph.sizes.get(name, 0) for name in alive) + round(beside(layer)))
         alive = {name for name in alive if last.get(name, -1) > number}
     return most

@@ -8,47 +8,78 @@ from typing import TYPE_CHECKING
 import numpy as np
 import yaml
 
-from ._predict_data import DATA, ncnn_graph, rows
+from ._predict_data import DATA, rows
 from ._predict_fit import Anchors, Validation, fit, validate
 from ._predict_graph import FLOAT_BYTES, arena_elements
 
 if TYPE_CHECKING:
-    from edgedistill.types import Array, Json
+    from edgedistill.types import Json
 
     from ._predict_graph import Graph, Layer
     from ._predict_profile import Memory
 
 FILE = DATA / "memory.yaml"
-FEATURES = ("weights", "transformed_weights", "patches", "largest_layer", "arena", "constant", "layers")
-"""Bytes of the weights; of 3x3 weights transformed for Winograd's algorithm; of the largest convolution's patches
-(im2col); of the largest layer's input and output; of the activations that live at once; 1; layers."""
-PRIOR = np.array([1.0, 0.3, 1.0, 1.0, 1.5, 1.5e6, 5e3])
+FEATURES = (
+    "weights", "transformed_weights", "held_weights", "largest_weights", "patches", "largest_layer", "arena",
+    "beside_arena", "constant", "layers",
+)  # fmt: skip
+"""Bytes of the weights; of 3x3 weights transformed for Winograd's algorithm; of the weights with those transformed in
+place of the file's; of the largest layer's weights, which lie there twice while they are packed; of the largest
+convolution's patches (im2col); of the largest layer's input and output; of the activations that live at once; what the
+peak is above that when each convolution's unrolled or transformed input lies beside them; 1; layers."""
+_USUAL = ("weights", "transformed_weights", "patches", "largest_layer", "arena", "constant", "layers")
+_OF = {"ncnn": ("held_weights", "largest_weights", "arena", "beside_arena", "constant", "layers")}
+"""Features of a runtime's model where they are not the usual ones: ncnn forgets the weights that it has packed."""
+_PRIOR = {
+    "weights": 1.0, "transformed_weights": 0.3, "held_weights": 1.0, "largest_weights": 1.0, "patches": 1.0,
+    "largest_layer": 1.0, "arena": 1.5, "beside_arena": 1.0, "constant": 1.5e6, "layers": 5e3,
+}  # fmt: skip
 """By hand: what each stands for in bytes."""
 _PARTS = {
-    "weights": ("weights", "transformed_weights"), "arena": ("arena",),
-    "workspace": ("patches", "largest_layer", "constant", "layers"),
+    "weights": ("weights", "transformed_weights", "held_weights", "largest_weights"), "arena": ("arena",),
+    "workspace": ("patches", "largest_layer", "beside_arena", "constant", "layers"),
 }  # fmt: skip
 _TILE = 64 / 9
-MEASURED = ("onnxruntime", "tflite", "openvino")
+_NCNN_TILES = (4.0, 64 / 9)
+_FEW_CHANNELS = 32
+"""Up to so many channels ncnn transforms a 3x3 kernel to 8x8, beyond to 6x6."""
+_STAGED = 36 / 16
+"""Elements that Winograd's algorithm makes of one of the input: 6x6 tiles for 4x4 outputs."""
+MEASURED = ("ncnn", "onnxruntime", "tflite", "openvino")
 """Runtimes with a table of measured peaks."""
-_NCNN_BASE = 13.2e6
 _LEAST_CHANNELS = 16
 
 
-def features(graph: Graph, arena_bytes: float | None = None) -> Array:
-    """Of a graph; `arena_bytes` where it is known from elsewhere."""
+def features_of(runtime: str) -> tuple[str, ...]:
+    """Those of FEATURES that a runtime's model reads."""
+    return _OF.get(runtime, _USUAL)
+
+
+def features(graph: Graph) -> dict[str, float]:
+    """Of a graph, by name."""
     convolutions = [layer for layer in graph.layers if layer.op == "conv"]
-    weights = float(graph.weight_bytes)
-    transformed = sum(layer.weights * FLOAT_BYTES * _TILE for layer in convolutions if _winograd(layer))
-    patches = max((_patches(layer) for layer in convolutions), default=0) * graph.item_bytes
-    largest = max((graph.io(layer) for layer in graph.layers if layer.kind != "free"), default=0) * graph.item_bytes
-    arena = arena_elements(graph) * graph.item_bytes if arena_bytes is None else arena_bytes
-    steps = sum(layer.kind != "free" for layer in graph.layers)
-    return np.array([weights, transformed, patches, largest, arena, 1, steps], dtype=float)
+    item, weights = graph.item_bytes, float(graph.weight_bytes)
+    arena = arena_elements(graph) * item
+    steps = [layer for layer in graph.layers if layer.kind != "free"]
+    return {
+        "weights": weights,
+        "transformed_weights": sum(layer.weights * FLOAT_BYTES * _TILE for layer in convolutions if _winograd(layer)),
+        "held_weights": weights + sum(layer.weights * item * (_tile(layer) - 1) for layer in convolutions),
+        "largest_weights": max((layer.weights for layer in graph.layers), default=0) * item,
+        "patches": max((_patches(layer) for layer in convolutions), default=0) * item,
+        "largest_layer": max((graph.io(layer) for layer in steps), default=0) * item,
+        "arena": arena, "beside_arena": arena_elements(graph, _staged) * item - arena, "constant": 1,
+        "layers": len(steps),
+    }  # fmt: skip
 
 
 def _winograd(layer: Layer) -> bool:
     return layer.kind == "conv3x3" and min(layer.channels) >= _LEAST_CHANNELS
+
+
+def _tile(layer: Layer) -> float:
+    """Elements that ncnn holds for one of a convolution's weights."""
+    return _NCNN_TILES[max(layer.channels) <= _FEW_CHANNELS] if _winograd(layer) else 1
 
 
 def _patches(layer: Layer) -> float:
@@ -58,45 +89,39 @@ def _patches(layer: Layer) -> float:
     return layer.kernel[0] * layer.kernel[1] * layer.channels[0] * layer.positions
 
 
-def ncnn_anchors() -> Anchors:
-    """Growth of the resident peak in ncnn on x86-64, in bytes, float networks with Winograd's algorithm on."""
-    from ._predict_data import family
-
-    found = {
-        row["model"]: (float(row["delta_peak_mb"]) * 1e6, float(row["arena_fp32_mb"]) * 1e6)
-        for row in rows("ncnn_host_memory.csv")
-        if row["winograd"] == "1" and not row["model"].endswith("_int8")
-    }
-    return Anchors(
-        tuple(found), tuple(map(family, found)),
-        np.array([features(ncnn_graph(name), arena) for name, (_, arena) in found.items()]),
-        np.array([peak for peak, _ in found.values()]),
-    )  # fmt: skip
+def _staged(layer: Layer) -> float:
+    """Elements that ncnn puts beside a convolution's input: that input unrolled (of 1x1 too), or transformed."""
+    if layer.op != "conv" or layer.groups > 1:
+        return 0
+    each = _STAGED if _winograd(layer) else layer.kernel[0] * layer.kernel[1]
+    return each * layer.channels[0] * layer.positions
 
 
 def measured_anchors(runtime: str) -> Anchors:
-    """The same in another runtime, measured by this product (`python -m benchmarks.studies.host_memory`)."""
+    """Growth of the resident peak in bytes, measured by this product (`python -m benchmarks.studies.host_memory`)."""
     table = rows(f"{runtime}_host_memory.csv")
     return Anchors(
         tuple(row["network"] for row in table), tuple(row["family"] for row in table),
-        np.array([[float(row[name]) for name in FEATURES] for row in table]),
+        np.array([[float(row[name]) for name in features_of(runtime)] for row in table]),
         np.array([float(row["growth_bytes"]) for row in table]),
     )  # fmt: skip
 
 
 def every_anchors() -> dict[str, Anchors]:
     """By runtime."""
-    return {"ncnn": ncnn_anchors(), **{runtime: measured_anchors(runtime) for runtime in MEASURED}}
+    return {runtime: measured_anchors(runtime) for runtime in MEASURED}
 
 
 def base_bytes(runtime: str) -> float:
-    """Resident bytes of a process with the runtime loaded and nothing opened, Python included."""
-    return _NCNN_BASE if runtime == "ncnn" else float(rows(f"{runtime}_host_memory.csv")[0]["base_bytes"])
+    """Resident bytes of a process with the agent and the runtime loaded and nothing opened, Python included."""
+    return float(rows(f"{runtime}_host_memory.csv")[0]["base_bytes"])
 
 
-def fitted(anchors: Anchors) -> tuple[dict[str, float], Validation]:
-    """Bytes per unit of each feature, and the held-out error."""
-    return dict(zip(FEATURES, fit(anchors, PRIOR).tolist(), strict=True)), validate(anchors, PRIOR)
+def fitted(runtime: str, anchors: Anchors) -> tuple[dict[str, float], Validation]:
+    """Bytes per unit of each of the runtime's features, and the held-out error."""
+    names = features_of(runtime)
+    prior = np.array([_PRIOR[name] for name in names])
+    return dict(zip(names, fit(anchors, prior).tolist(), strict=True)), validate(anchors, prior)
 
 
 @cache
@@ -110,7 +135,7 @@ def predict(graph: Graph, runtime: str) -> Json:
 
     A runtime without a fit gets the plain sum: weights, and the activations that live at once.
     """
-    row = dict(zip(FEATURES, features(graph).tolist(), strict=True))
+    row = features(graph)
     model = _models().get(runtime)
     if model is None:
         parts: Json = {"weights": row["weights"], "arena": row["arena"], "workspace": 0.0, "runtime": 0.0}
@@ -119,7 +144,7 @@ def predict(graph: Graph, runtime: str) -> Json:
             "mdape": None, "flags": [f"memory of {runtime}: UNVALIDATED, without workspace and runtime"],
         }  # fmt: skip
     costs = model["costs"]
-    parts = {part: sum(costs[name] * row[name] for name in names) for part, names in _PARTS.items()}
+    parts = {part: sum(costs.get(name, 0) * row[name] for name in names) for part, names in _PARTS.items()}
     parts["runtime"] = model["base_bytes"]
     return {
         **{name: round(value) for name, value in parts.items()}, "total": round(sum(parts.values())),

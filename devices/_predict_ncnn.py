@@ -10,7 +10,7 @@ import numpy as np
 
 from edgedistill import agent
 
-from ._predict_graph import Graph, Layer, fused
+from ._predict_graph import Graph, Layer, fused, unknown_layer
 from ._predict_read import ncnn_inputs
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ _MEMORY = frozenset({
     "Tile", "Exp", "Log", "AbsVal", "Threshold", "CumulativeSum", "GLU", "Fold", "Unfold", "CopyTo", "Erf", "Celu",
 })  # fmt: skip
 _CONVOLUTIONS = ("Convolution", "ConvolutionDepthWise", "Convolution1D", "ConvolutionDepthWise1D")
-_TRANSPOSED = ("Deconvolution", "DeconvolutionDepthWise")
+_TRANSPOSED = ("Deconvolution", "DeconvolutionDepthWise", "Deconvolution1D", "DeconvolutionDepthWise1D",
+               "Deconvolution3D", "DeconvolutionDepthWise3D")  # fmt: skip
+_VOLUMES = ("Convolution3D", "ConvolutionDepthWise3D")
 _PRODUCTS = ("InnerProduct", "Gemm", "MatMul", "MultiHeadAttention", "SDPA")
 _INT8 = "8"
 
@@ -78,20 +80,22 @@ def _layer(
 ) -> Layer:  # fmt: skip
     given, outputs = tuple(below), tuple(above)
     after = shapes[above[0]] if above else (1,)
-    if kind in (*_CONVOLUTIONS, *_TRANSPOSED):
+    if kind in (*_CONVOLUTIONS, *_TRANSPOSED, *_VOLUMES):
         before, weights = shapes[below[0]], int(settings["6"])
         positions = math.prod((before if kind in _TRANSPOSED else after)[1:])
+        if kind not in _CONVOLUTIONS:
+            return unknown_layer(kind, name, given, outputs, unknown, macs=weights * positions, weights=weights)
+        dilation = int(settings.get("2", "1"))
         kernel = (int(settings.get("11", settings["1"])), int(settings["1"]))
         groups = int(settings.get("7", "1")) if "DepthWise" in kind else 1
         channels = (before[0], after[0])
         return Layer("conv", name, given, outputs, weights * positions, weights, kernel, int(settings.get("3", "1")),
-                     groups, channels, positions)  # fmt: skip
+                     groups, channels, positions, max(dilation, int(settings.get("12", dilation))))  # fmt: skip
     if kind in _PRODUCTS:
         return _product(kind, name, given, outputs, settings, shapes, after)
     if kind in _FREE or kind in _MEMORY:
         return Layer("free" if kind in _FREE or not given else "memory", name, given, outputs)
-    unknown[kind] = unknown.get(kind, 0) + 1
-    return Layer("unknown", name, given, outputs)
+    return unknown_layer(kind, name, given, outputs, unknown)
 
 
 def _product(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from ._predict_graph import Graph, Layer, fused
+from ._predict_graph import Graph, Layer, UnfitError, fused, require_one_sample, unknown_layer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,20 +38,20 @@ def read(path: Path) -> Graph:
     """Read a file; a dynamic batch is 1.
 
     Raises:
-        ValueError: another axis of an input has no size, or an operator hides the shapes of what follows.
+        UnfitError: another axis of an input has no size, there is a batch of more, or an operator hides the shapes of
+            what follows, or layers of its own.
         Exception: of the onnx library, when this is no whole ONNX file.
     """
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)
     weights = {tensor.name for tensor in model.graph.initializer}
+    for value in model.graph.input:
+        if value.name not in weights:
+            _require_shape(value)
     for value in (*model.graph.input, *model.graph.output):
-        for place, axis in enumerate(value.type.tensor_type.shape.dim):
-            if axis.WhichOneof("value") == "dim_value":
-                continue
-            if place and value in model.graph.input and value.name not in weights:
-                raise ValueError(f"axis {place} of the input {value.name} has no size: fix it, it decides the latency")
-            axis.dim_value = 1
+        for axis in value.type.tensor_type.shape.dim:
+            axis.dim_value = _size(axis) or 1
     del model.graph.value_info[:]  # what an exporter noted there may name the axes that are 1 now
     model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     graph = model.graph
@@ -74,6 +74,17 @@ def read(path: Path) -> Graph:
     return Graph(fused(layers, outputs), sizes, inputs, outputs, stored, item, reader.unknown)
 
 
+def _require_shape(value: Any) -> None:
+    if not value.type.tensor_type.HasField("shape"):
+        raise UnfitError(f"the input {value.name} has no shape: it decides the latency", "fix its shape when exporting")
+    require_one_sample(value.name, [_size(axis) for axis in value.type.tensor_type.shape.dim])
+
+
+def _size(axis: Any) -> int | None:
+    """Of an axis; none: dynamic (some exporters write 0 or -1 for it)."""
+    return axis.dim_value if axis.dim_value > 0 else None
+
+
 class _Reader:
     """Layers out of nodes; what no list knows is counted in `unknown`."""
 
@@ -86,7 +97,7 @@ class _Reader:
         given = tuple(name for name in node.input if name and name not in self.constants)
         weights = [self.constants[name] for name in node.input if name in self.constants]
         outputs = tuple(name for name in node.output if name)
-        name = node.name or outputs[0]
+        name = node.name or (outputs or (node.op_type,))[0]
         settings = {attribute.name: attribute for attribute in node.attribute}
         if node.op_type in _CONVOLUTIONS:
             return self._convolution(node, name, given, outputs, settings)
@@ -98,14 +109,22 @@ class _Reader:
         if node.op_type in _FREE or node.op_type in _MEMORY:
             op = "free" if node.op_type in _FREE or not given else "memory"
             return Layer(op, name, given, outputs)
-        self.unknown[node.op_type] = self.unknown.get(node.op_type, 0) + 1
-        steps = self.shapes.get(given[0], [1])[0] if given else 1
-        return Layer("unknown", name, given, outputs, elements * steps, elements)
+        if _hides_work(node):
+            raise UnfitError(
+                f"the operator {node.op_type} holds layers of its own: how often they run is not known before they do",
+                "export the network without it, or measure it",
+            )
+        steps = (self.shapes.get(given[0]) or [1])[0] if given else 1
+        return unknown_layer(
+            node.op_type, name, given, outputs, self.unknown, macs=elements * steps, weights=elements
+        )  # fmt: skip
 
     def _shape(self, name: str) -> list[int]:
         if name not in self.shapes:
             told = ", ".join(self.unknown) or "an operator before it"
-            raise ValueError(f"the shape of {name} is not known: onnx cannot see through {told}")
+            raise UnfitError(
+                f"the shape of {name} is not known: onnx cannot see through {told}", "export the network without it"
+            )
         return self.shapes[name]
 
     def _convolution(
@@ -119,10 +138,14 @@ class _Reader:
         after, before = self._shape(outputs[0]), self._shape(node.input[0])
         transposed = node.op_type == "ConvTranspose"
         positions = math.prod((before if transposed else after)[2:])
-        channels = (weight[0], weight[1] * groups) if transposed else (weight[1] * groups, weight[0])
         size = math.prod(weight)
+        if transposed or len(weight) > 4:  # noqa: PLR2004 - kernels of images have four axes
+            kind = node.op_type if transposed else f"3-D {node.op_type}"
+            return unknown_layer(kind, name, given, outputs, self.unknown, macs=size * positions, weights=size)
+        channels = (weight[1] * groups, weight[0])
+        dilation = max(settings["dilations"].ints) if "dilations" in settings else 1
         return Layer(
-            "conv", name, given, outputs, size * positions, size, kernel, stride, groups, channels, positions
+            "conv", name, given, outputs, size * positions, size, kernel, stride, groups, channels, positions, dilation
         )  # fmt: skip
 
     def _product(
@@ -136,6 +159,14 @@ class _Reader:
             return Layer("dense" if rows == 1 else "matmul", name, given, outputs, size * rows, size)
         depth = (self._shape(given[0]) or [1])[-1] if given else 1
         return Layer("matmul", name, given, outputs, math.prod(after) * depth)
+
+
+def _hides_work(node: Any) -> bool:
+    """Whether an operator's own graphs (the branches of If, the body of Loop) hold products or convolutions."""
+    return any(
+        inner.op_type in _CONVOLUTIONS | _PRODUCTS or _hides_work(inner)
+        for attribute in node.attribute for inner in attribute.g.node
+    )  # fmt: skip
 
 
 def _columns(node: Any, weight: list[int]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from ._predict_graph import Graph, Layer, fused
+from ._predict_graph import Graph, Layer, UnfitError, fused, require_one_sample, unknown_layer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,14 +32,22 @@ _CONVOLUTIONS = (
 
 
 def read(path: Path) -> Graph:
-    """Read a file; every dynamic axis is 1.
+    """Read a file; a dynamic batch is 1.
 
     Raises:
+        UnfitError: another axis of an input has no size, or there is a batch of more.
         Exception: of the openvino library, when this is no whole IR.
     """
     import openvino
 
     model = openvino.Core().read_model(str(path))
+    for port in model.inputs:
+        shape = port.partial_shape
+        if shape.rank.is_dynamic:
+            raise UnfitError(
+                f"the input {_title(port)} has no shape: it decides the latency", "fix its shape when exporting"
+            )
+        require_one_sample(_title(port), [None if axis.is_dynamic else axis.get_length() for axis in shape])
     model.reshape({port: [1 if axis.is_dynamic else axis for axis in port.partial_shape] for port in model.inputs})
     ops = list(model.get_ordered_ops())
     constants = _constants(ops)
@@ -71,6 +79,10 @@ def _name(port: Any) -> str:
     return f"{port.get_node().get_friendly_name()}:{port.get_index()}"
 
 
+def _title(port: Any) -> str:
+    return str(port.get_node().get_friendly_name())
+
+
 def _layer(op: Any, constants: set[str], unknown: dict[str, int]) -> Layer:
     kind, title = op.get_type_name(), op.get_friendly_name()
     values = list(op.input_values())
@@ -78,7 +90,7 @@ def _layer(op: Any, constants: set[str], unknown: dict[str, int]) -> Layer:
     weights = [list(v.shape) for v in values if v.get_node().get_friendly_name() in constants]
     outputs = tuple(_name(port) for port in op.outputs())
     if kind in _CONVOLUTIONS:
-        return _convolution(op, kind, title, given, outputs)
+        return _convolution(op, title, given, outputs, unknown)
     if kind == "MatMul":
         after, matrix = list(op.output(0).shape), next(iter(weights), None)
         size = math.prod(matrix) if matrix else 0
@@ -91,20 +103,26 @@ def _layer(op: Any, constants: set[str], unknown: dict[str, int]) -> Layer:
         return Layer(_ACTIVATIONS[kind], title, given, outputs)
     if kind in _FREE or kind in _MEMORY:
         return Layer("free" if kind in _FREE or not given else "memory", title, given, outputs)
-    unknown[kind] = unknown.get(kind, 0) + 1
     elements = sum(map(math.prod, weights))
-    return Layer("unknown", title, given, outputs, elements, elements)
+    return unknown_layer(kind, title, given, outputs, unknown, macs=elements, weights=elements)
 
 
-def _convolution(op: Any, kind: str, title: str, given: tuple[str, ...], outputs: tuple[str, ...]) -> Layer:
+def _convolution(
+    op: Any, title: str, given: tuple[str, ...], outputs: tuple[str, ...], unknown: dict[str, int]
+) -> Layer:
     """OpenVINO's kernels: O, I, H, W, with the groups before them where there are groups."""
+    kind, settings = op.get_type_name(), op.get_attributes()
     weight = list(op.input_value(1).shape)
     groups = weight.pop(0) if kind.startswith("Group") else 1
     before, after = list(op.input_value(0).shape), list(op.output(0).shape)
-    positions = math.prod((before if "Backprop" in kind else after)[2:])
-    kernel = (weight[2], weight[3] if len(weight) > 3 else 1)  # noqa: PLR2004 - 1-D kernels have three axes
+    transposed = "Backprop" in kind
+    positions = math.prod((before if transposed else after)[2:])
     size = math.prod(weight) * groups
+    if transposed or len(weight) > 4:  # noqa: PLR2004 - kernels of images have four axes
+        kind = kind if transposed else f"3-D {kind}"
+        return unknown_layer(kind, title, given, outputs, unknown, macs=size * positions, weights=size)
+    kernel = (weight[2], weight[3] if len(weight) > 3 else 1)  # noqa: PLR2004 - 1-D kernels have three axes
     return Layer(
-        "conv", title, given, outputs, size * positions, size, kernel, op.get_attributes()["strides"][0], groups,
-        (before[1], after[1]), positions,
+        "conv", title, given, outputs, size * positions, size, kernel, settings["strides"][0], groups,
+        (before[1], after[1]), positions, max(settings["dilations"]),
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,7 @@ from ._predict_profile import SCHEMA, Block, Profile
 from ._predict_read import read_graph
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from edgedistill.types import Array, Json
 
@@ -38,6 +39,10 @@ def require_free(name: str, *, replace: bool) -> None:
     Raises:
         UsageError: the name is no id, is a shipped profile's, or an own one's and `replace` is false.
     """
+    if not re.fullmatch(shelf.ID, name):
+        raise UsageError(
+            f"{name!r} is no id", where="--name", expected="a-z, 0-9, then also - . _ +", got=repr(name), fix="my-board"
+        )
     known = shelf.profiles()
     own = shelf.own_folder() / f"{name}.yaml"
     shipped = any(name in (profile.id, *profile.aliases) for profile in known.values()) and not own.is_file()
@@ -46,14 +51,6 @@ def require_free(name: str, *, replace: bool) -> None:
             f"there is a profile {name!r} already", where=str(own if own.is_file() else shelf.SHIPPED / f"{name}.yaml"),
             expected="a name of its own", got=name, fix="give another --name" + ("" if shipped else ", or --replace"),
         )  # fmt: skip
-    if not name.replace("-", "").replace(".", "").replace("_", "").isalnum() or name != name.lower():
-        raise UsageError(
-            f"{name!r} is no id",
-            where="--name",
-            expected="small letters, digits, - . _",
-            got=repr(name),
-            fix="my-board",
-        )
 
 
 def calibrate(
@@ -122,14 +119,17 @@ def _profile(name: str, facts: Json, block: Block, app_budget_mb: float | None) 
 
 def like(machine: str) -> Array:
     """Proportions of operator-class costs on shipped boards of the same architecture, one thread, float."""
-    costs = [
-        np.array([block.graph.costs[name] for name in graphs.FEATURES])
-        for profile in shelf.profiles().values() if profile.class_.startswith("x86") == (machine in _X86)
-        for block in profile.runtimes
-        if (block.runtime, block.threads, block.precision, block.status) == ("ncnn", 1, "float", "calibrated")
-        and block.graph is not None
-    ]  # fmt: skip
+    costs = [found for profile, found in _calibrated() if profile.class_.startswith("x86") == (machine in _X86)]
     return shared_prior(costs, [_typical()] * len(costs))
+
+
+def _calibrated() -> Iterator[tuple[Profile, Array]]:
+    """Operator-class costs of each board calibrated in ncnn: one thread, float."""
+    for profile in shelf.profiles().values():
+        for block in profile.runtimes:
+            kind = (block.runtime, block.threads, block.precision, block.status)
+            if kind == ("ncnn", 1, "float", "calibrated") and block.graph is not None:
+                yield profile, np.array([block.graph.costs[name] for name in graphs.FEATURES])
 
 
 def _typical() -> Array:
@@ -163,14 +163,9 @@ def _require_different(rows: Sequence[Json], facts: Json) -> None:
 
 
 def _require_milliseconds(row: Json, graph: Graph, facts: Json) -> None:
-    """Seconds or microseconds stand far outside what any profile says of the network."""
+    """Seconds or microseconds stand far outside what any profile says of the network, one thread, float."""
     features = graphs.features(graph)
-    times = [
-        float(features @ np.array([block.graph.costs[name] for name in graphs.FEATURES]))
-        for profile in shelf.profiles().values()
-        for block in profile.runtimes
-        if block.graph is not None and block.runtime == "ncnn" and block.status == "calibrated"
-    ]
+    times = [float(features @ costs) for _, costs in _calibrated()]
     low, high = min(times) / _FASTER, max(times) * _SLOWER
     if not low <= row["ms"] <= high:
         unit = "seconds" if row["ms"] < low else "microseconds"

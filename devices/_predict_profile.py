@@ -5,20 +5,28 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgedistill.errors import UsageError, nearest
 
+from . import _predict_counts as counts
+from . import _predict_graph as graphs
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SCHEMA = "edgedistill.profile/1"
 SHIPPED = Path(__file__).parent / "profiles"
+Milliseconds = Annotated[float, Field(gt=0)]
 Arithmetic = Literal["float", "int8"]
 Status = Literal["calibrated", "few-shot", "transferred", "spec-only"]
+ID = r"[a-z0-9][a-z0-9.+_-]*"
+"""Of a profile: it names the file, too."""
+_HALF = "cortex-a76"
+"""The emulated core of boards whose cores compute in half floats (A55, A76 and later), which ncnn makes use of."""
 ORDER: tuple[Status, ...] = ("calibrated", "few-shot", "transferred", "spec-only")
 """The best-founded first."""
 
@@ -75,14 +83,19 @@ class Predictor(_Frozen):
     within10: float | None = Field(default=None, ge=0, le=1)
     within20: float | None = Field(default=None, ge=0, le=1)
     rank: float | None = Field(default=None, ge=-1, le=1)
-    spread: float = Field(gt=0)
+    spread: float = Field(gt=0, le=3)
     coverage: float | None = Field(default=None, ge=0, le=1)
-    held_out: tuple[tuple[str, float, float], ...] = ()
+    held_out: tuple[tuple[str, Milliseconds, Milliseconds], ...] = ()
 
     @model_validator(mode="after")
-    def _costs_are_costs(self) -> Predictor:
+    def _is_whole(self) -> Predictor:
         if any(not 0 <= cost < float("inf") for cost in self.costs.values()) or not any(self.costs.values()):
             raise ValueError("costs must be finite, nonnegative and not all zero")
+        strange = [name for name in self.seen if name not in graphs.CLASSES]
+        if strange:
+            raise ValueError(f"seen: {', '.join(strange)} is none of {', '.join(graphs.CLASSES)}")
+        if self.held_out and self.mdape is None:
+            raise ValueError("mdape must tell the error of the anchors in held_out")
         return self
 
 
@@ -103,6 +116,16 @@ class Block(_Frozen):
     def _has_a_predictor(self) -> Block:
         if self.counts is None and self.graph is None:
             raise ValueError("a block needs `counts`, `graph` or both")
+        for name, one, features in (
+            ("counts", self.counts, counts.FEATURES), ("graph", self.graph, graphs.FEATURES),
+        ):  # fmt: skip
+            if one is not None and set(one.costs) != set(features):
+                wrong = sorted(set(one.costs) ^ set(features))
+                raise ValueError(
+                    f"{name}.costs: {', '.join(wrong)} missing or unknown; the keys are {', '.join(features)}"
+                )
+        if self.counts is not None and self.counts.kernels not in counts.LAST_LEVEL:
+            raise ValueError(f"counts.kernels: {self.counts.kernels} is none of {', '.join(counts.LAST_LEVEL)}")
         return self
 
 
@@ -120,7 +143,7 @@ class Profile(_Frozen):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     schema_: Literal["edgedistill.profile/1"] = Field(alias="schema")
-    id: str = Field(pattern=r"^[a-z0-9][a-z0-9.+_-]*$")
+    id: str = Field(pattern=f"^{ID}$")
     aliases: tuple[str, ...] = ()
     name: str
     class_: str = Field(alias="class")
@@ -134,12 +157,24 @@ class Profile(_Frozen):
     sustained_factor: None = Field(description="Throttling is not modelled.")
     provenance: dict[str, Provenance]
 
+    @property
+    def emulated(self) -> frozenset[str]:
+        """Emulated cores whose counts its costs belong to: none, but for ARM boards."""
+        return frozenset(str(block.counts.kernels) for block in self.runtimes if block.counts is not None)
+
+    @property
+    def half_floats(self) -> bool:
+        """Whether ncnn computes in half floats there."""
+        return _HALF in self.emulated
+
     @model_validator(mode="after")
     def _blocks_differ(self) -> Profile:
         keys = [(b.runtime, b.threads, b.affinity, b.precision) for b in self.runtimes]
         twice = next((key for key in keys if keys.count(key) > 1), None)
         if twice:
             raise ValueError(f"two blocks for {' '.join(map(str, twice))}")
+        if self.status != best(block.status for block in self.runtimes):
+            raise ValueError(f"status: {self.status}, but its blocks' best is {best(b.status for b in self.runtimes)}")
         return self
 
 
@@ -185,13 +220,17 @@ def _loader() -> Any:
 @cache
 def _load(folders: tuple[Path, ...], stamp: float) -> dict[str, Profile]:  # noqa: ARG001 - a new file, a new reading
     found: dict[str, tuple[Path, Profile]] = {}
+    names: dict[str, Path] = {}
     for path in (path for folder in folders for path in sorted(folder.glob("*.yaml"))):
         profile = read(path)
-        if profile.id in found:
-            raise UsageError(
-                f"two profiles have the id {profile.id!r}", where=f"{found[profile.id][0]} and {path}",
-                expected="an id of its own for every profile", got=profile.id, fix=f"change the key id in {path}",
-            )  # fmt: skip
+        for name in (profile.id, *profile.aliases):
+            if name in names:
+                raise UsageError(
+                    f"two profiles have the id {name!r}", where=f"{names[name]} and {path}",
+                    expected="an id and aliases of its own for every profile", got=name,
+                    fix=f"change the key id or aliases in {path}",
+                )  # fmt: skip
+            names[name] = path
         found[profile.id] = (path, profile)
     return {name: profile for name, (_, profile) in found.items()}
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from edgedistill.errors import ArtifactError, PluginError, UsageError, nearest
 from edgedistill.types import file_sha256
 
+from ._predict_graph import UnfitError
+
 if TYPE_CHECKING:
     from ._predict_graph import Graph
 
@@ -34,7 +36,7 @@ def read_graph(path: Path) -> Graph:
     Raises:
         UsageError: no such file, or an ending that nobody reads.
         PluginError: the extra that reads it is not installed.
-        ArtifactError: the file is damaged.
+        ArtifactError: the file is damaged, or nothing can be predicted of it.
     """
     if path.suffix not in READERS or not path.is_file():
         raise UsageError(
@@ -51,12 +53,22 @@ def read_graph(path: Path) -> Graph:
             f"{path.name} is read by a library that this environment does not have", where=str(path),
             expected=f"the extra {extra!r} installed", got=str(error), fix=f"pip install 'edgedistill[{extra}]'",
         ) from error  # fmt: skip
+    except UnfitError as error:
+        raise ArtifactError(
+            f"nothing can be predicted of {path.name}: {error}", where=str(path),
+            expected="one sample, and sizes that are known before it runs", got=str(error), fix=error.fix,
+        ) from error  # fmt: skip
     except Exception as error:  # each library has errors of its own for a file it cannot read
         raise ArtifactError(
             f"{path} cannot be read", where=str(path), expected=f"a valid {path.suffix} file",
             got=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}",
             fix="export it again; the file may be damaged or of another format",
         ) from error  # fmt: skip
+    if all(layer.kind == "free" for layer in graph.layers):
+        raise ArtifactError(
+            f"nothing can be predicted of {path.name}: no layer in it takes time", where=str(path),
+            expected="a network that computes", got=f"{len(graph.layers)} layers", fix="give the whole network",
+        )  # fmt: skip
     return graph
 
 

@@ -30,7 +30,8 @@ def remake() -> list[Path]:
             path.unlink()
     summary = transfer.summarise(transfer.tried({profile.id: profile for profile in made}))
     models = {
-        runtime: _model(anchors, memory.base_bytes(runtime)) for runtime, anchors in memory.every_anchors().items()
+        runtime: _model(runtime, anchors, memory.base_bytes(runtime))
+        for runtime, anchors in memory.every_anchors().items()
     }
     for path, document in ((transfer.FILE, summary), (memory.FILE, models)):
         path.write_text(_HEAD + yaml.dump(document, sort_keys=False), encoding="utf-8")
@@ -38,8 +39,8 @@ def remake() -> list[Path]:
     return written
 
 
-def _model(anchors: Anchors, base_bytes: float) -> Json:
-    costs, found = memory.fitted(anchors)
+def _model(runtime: str, anchors: Anchors, base_bytes: float) -> Json:
+    costs, found = memory.fitted(runtime, anchors)
     return {
         "costs": {name: float(f"{cost:.5g}") for name, cost in costs.items()}, "base_bytes": base_bytes,
         "anchors": len(anchors.names), "mdape": float(f"{found.mdape:.4g}"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from ._predict_graph import Graph, Layer, fused
+from ._predict_graph import Graph, Layer, fused, require_one_sample, unknown_layer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,12 +29,15 @@ _MEMORY = frozenset({
 _ITEM_BYTES = {0: 4, 1: 2, 2: 4, 3: 1, 4: 8, 6: 1, 7: 2, 9: 1, 17: 0.5}
 """Of the schema's TensorType: float32, float16, int32, uint8, int64, bool, int16, int8, int4."""
 _INTEGERS = (3, 9)
+_PLAIN = ("CONV_2D", "DEPTHWISE_CONV_2D")
+_TRANSPOSED = ("TRANSPOSE_CONV", "CONV_3D_TRANSPOSE")
 
 
 def read(path: Path) -> Graph:
     """Read a file.
 
     Raises:
+        UnfitError: an axis of an input has no size, or there is a batch of more.
         Exception: of the flatbuffers library, when this is no TFLite file.
     """
     from ai_edge_litert import schema_py_generated as schema
@@ -49,6 +52,8 @@ def read(path: Path) -> Graph:
         codes.get(max(code.builtinCode, code.deprecatedBuiltinCode), "CUSTOM") for code in model.operatorCodes
     ]  # fmt: skip
     tensors = list(graph.tensors)
+    for number in graph.inputs:
+        require_one_sample(_text(tensors[number].name), _axes(tensors[number]))
     constant = [_is_constant(model, tensor) for tensor in tensors]
     unknown: dict[str, int] = {}
     layers = [_layer(names[op.opcodeIndex], op, tensors, constant, unknown) for op in graph.operators]
@@ -71,9 +76,14 @@ def _layer(name: str, op: Any, tensors: list[Any], constant: list[bool], unknown
     outputs = tuple(str(n) for n in op.outputs)
     title = f"{name.lower()}_{op.outputs[0]}"
     after = _shape(tensors[op.outputs[0]])
-    if name in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV") and weights:
-        before = _shape(tensors[op.inputs[2 if name == "TRANSPOSE_CONV" else 0]])
-        return _convolution(name, op, title, given, outputs, before, after, next(w for w in weights if len(w) == 4))  # noqa: PLR2004 - kernels have four axes
+    kernel = next((w for w in weights if len(w) > 3), None)  # noqa: PLR2004 - kernels have four axes, of volumes five
+    if name in (*_PLAIN, *_TRANSPOSED, "CONV_3D") and kernel:
+        before = _shape(tensors[op.inputs[2 if name in _TRANSPOSED else 0]])
+        if name in _PLAIN:
+            return _convolution(name, op, title, given, outputs, before, after, kernel)
+        size = math.prod(kernel)
+        macs = size * math.prod((before if name in _TRANSPOSED else after)[1:-1])
+        return unknown_layer(name, title, given, outputs, unknown, macs=macs, weights=size)
     if name in ("FULLY_CONNECTED", "BATCH_MATMUL"):
         matrix = next((w for w in weights if len(w) > 1), None)
         depth = (matrix or _shape(tensors[op.inputs[0]]))[-1]
@@ -84,9 +94,8 @@ def _layer(name: str, op: Any, tensors: list[Any], constant: list[bool], unknown
         return Layer(_ACTIVATIONS[name], title, given, outputs)
     if name in _FREE or name in _MEMORY:
         return Layer("free" if name in _FREE or not given else "memory", title, given, outputs)
-    unknown[name] = unknown.get(name, 0) + 1
     elements = sum(map(math.prod, weights))
-    return Layer("unknown", title, given, outputs, elements, elements)
+    return unknown_layer(name, title, given, outputs, unknown, macs=elements, weights=elements)
 
 
 def _convolution(
@@ -101,14 +110,25 @@ def _convolution(
 ) -> Layer:
     """TFLite's layouts: data N, H, W, C; kernels O, H, W, I (depthwise 1, H, W, O)."""
     depthwise = name == "DEPTHWISE_CONV_2D"
-    positions = math.prod(before[1:3] if name == "TRANSPOSE_CONV" else after[1:3])
-    cin = before[-1]
+    positions = math.prod(after[1:3])
+    cin, settings = before[-1], op.builtinOptions
     groups = cin if depthwise and cin > 1 else max(1, cin // weight[3]) if not depthwise else 1
     size = math.prod(weight)
     return Layer(
-        "conv", title, given, outputs, size * positions, size, (weight[1], weight[2]), op.builtinOptions.strideH,
-        groups, (cin, after[-1]), positions,
+        "conv", title, given, outputs, size * positions, size, (weight[1], weight[2]), settings.strideH, groups,
+        (cin, after[-1]), positions, max(settings.dilationHFactor, settings.dilationWFactor),
     )  # fmt: skip
+
+
+def _axes(tensor: Any) -> list[int | None]:
+    """Sizes of an input's axes; none: dynamic. All figures in the file are those of the batch that it was made with."""
+    shape, signature = _shape(tensor), tensor.shapeSignature
+    signature = shape if signature is None or len(signature) != len(shape) else signature
+    return [shape[place] if place == 0 or told >= 0 else None for place, told in enumerate(signature)]
+
+
+def _text(name: Any) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)
 
 
 def _shape(tensor: Any) -> list[int]:

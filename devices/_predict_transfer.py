@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from ._predict_profile import Predictor, Profile
 
 FILE = DATA / "transfer.yaml"
-_PADDLE = {"RK3399": "rk3399", "Snapdragon 835": "snapdragon-835"}
+_PADDLE = (
+    ("graph", "RK3399", "rk3399"), ("graph", "Snapdragon 835", "snapdragon-835"),
+    ("graph_half", "Snapdragon 855", "snapdragon-855-plus"),
+)  # fmt: skip
+KINDS = ("counts", "graph", "graph_half")
+"""What was tried: counts; operator classes; these by costs of a board where ncnn computes in half floats, as the other
+runtimes do not."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +37,14 @@ class Row:
     device: str
     network: str
     runtime: str
-    predictor: str
+    kind: str
     published_ms: float
     predicted_ms: float
+
+    @property
+    def predictor(self) -> str:
+        """`counts` or `graph`."""
+        return self.kind.partition("_")[0]
 
 
 def tried(profiles: dict[str, Profile]) -> list[Row]:
@@ -46,13 +57,13 @@ def tried(profiles: dict[str, Profile]) -> list[Row]:
             found.append(
                 Row(row["device"], row["network"], "tflite", "counts", float(row["ms"]), float(features @ costs))
             )
-    for soc, profile in _PADDLE.items():
+    for kind, soc, profile in _PADDLE:
         costs = _costs(_one_thread(profiles[profile], "graph"), graphs.FEATURES)
         for name, published in paddle_times(soc, "fp32").items():
             graph = paddle_graph(name)
             if graph is not None:
                 predicted = float(graphs.features(graph) @ costs)
-                found.append(Row(soc, name, "paddle-lite", "graph", published, predicted))
+                found.append(Row(soc, name, "paddle-lite", kind, published, predicted))
     return found
 
 
@@ -67,13 +78,13 @@ def _costs(predictor: Predictor, names: tuple[str, ...]) -> np.ndarray[tuple[int
 
 
 def summarise(found: list[Row]) -> Json:
-    """Per predictor: rows, median error, and the half-width in log of an interval for one more row."""
+    """Per kind: rows, median error and ratio, and the half-width in log of an interval for one more row."""
     document = {}
-    for kind in ("counts", "graph"):
-        ratios = np.array([row.published_ms / row.predicted_ms for row in found if row.predictor == kind])
+    for kind in KINDS:
+        ratios = np.array([row.published_ms / row.predicted_ms for row in found if row.kind == kind])
         document[kind] = {
             "rows": len(ratios), "mdape": float(f"{np.median(np.abs(1 / ratios - 1)):.4g}"),
-            "spread": float(f"{spread(ratios):.4g}"),
+            "factor": float(f"{np.median(ratios):.4g}"), "spread": float(f"{spread(ratios):.4g}"),
         }  # fmt: skip
     return document
 
@@ -84,7 +95,22 @@ def _summary() -> Json:
     return document
 
 
+def kind_of(profile: Profile, predictor: str) -> str:
+    """Which of KINDS tells how far the profile's ncnn costs are from another runtime."""
+    return "graph_half" if predictor == "graph" and profile.half_floats else predictor
+
+
 def widened(predictor: Predictor, kind: str, *, evidence: bool) -> tuple[float, float | None]:
     """Half-width in log and median error of a transferred prediction; without evidence twice the transfer's share."""
     found = _summary()[kind]
     return math.hypot(predictor.spread, found["spread"] * (1 if evidence else 2)), found["mdape"] if evidence else None
+
+
+def told(kind: str) -> str:
+    """What was tried, in words."""
+    found = _summary()[kind]
+    rows = f"tried on {found['rows']} published rows of "
+    return rows + {
+        "counts": "TFLite", "graph": "Paddle-Lite on A72 and A73",
+        "graph_half": f"Paddle-Lite on one A76, which took {found['factor']:.1f} times as long",
+    }[kind]  # fmt: skip

@@ -73,7 +73,8 @@ def validation() -> Json:
         {
             "device": run.device, "networks": len(by_counts[run.device].errors),
             "counts": _figures(by_counts[run.device]), "graph": _figures(by_graph[run.device]),
-            "graph_with_host": hosted[run.device], "few_shot": few[run.device],
+            "graph_with_host": hosted[run.device][0], "coverage_with_host": float(np.mean(hosted[run.device][1])),
+            "few_shot": few[run.device],
             "counts_4_threads": with_four[run.device].mdape if run.device in with_four else None,
         }
         for run in one
@@ -84,7 +85,9 @@ def validation() -> Json:
         "summary": {
             "counts": _over_boards(by_counts), "graph": _over_boards(by_graph),
             "counts_4_threads": _over_boards(with_four),
-            "graph_4_threads": _over_boards(graph_four), "graph_with_host": float(np.median(list(hosted.values()))),
+            "graph_4_threads": _over_boards(graph_four),
+            "graph_with_host": float(np.median([error for error, _ in hosted.values()])),
+            "coverage_with_host": float(np.mean(np.concatenate([held for _, held in hosted.values()]))),
             "few_shot": float(np.median(list(few.values()))),
         },
         "pixel_3": {kind: validate(pixel_anchors(kind), graphs.PRIOR).mdape for kind in ("float", "int8")},
@@ -110,17 +113,19 @@ def _over_boards(found: dict[str, Validation]) -> Json:
     }  # fmt: skip
 
 
-def with_host(run: Run) -> float:
+def with_host(run: Run) -> tuple[float, Array]:
     """Median error of the operator classes after a correction by the same networks on a host (one server's rows).
 
-    What the host is expected to take is held out by family too.
+    What the host is expected to take is held out by family too. The second: which networks lie in their intervals,
+    which keep the width that they have without a host.
     """
     host = host_times()
     anchors = graph_anchors({name: ms for name, ms in run.times.items() if name in host})
     on_host = graph_anchors({name: host[name] for name in anchors.names})
     residual = on_host.times_ms / held_out(on_host, graphs.PRIOR)
-    predicted = corrected(held_out(anchors, graphs.PRIOR), residual)
-    return float(np.median(np.abs(predicted / anchors.times_ms - 1)))
+    plain = validate(anchors, graphs.PRIOR)
+    predicted = corrected(plain.predicted_ms, residual)
+    return float(np.median(np.abs(predicted / anchors.times_ms - 1))), plain.holds(predicted)
 
 
 def few_shot(runs: list[Run]) -> dict[str, float]:
@@ -173,6 +178,6 @@ def _transfer() -> Json:
 def _memory() -> Json:
     result = {}
     for runtime, anchors in memory.every_anchors().items():
-        _, found = memory.fitted(anchors)
+        _, found = memory.fitted(runtime, anchors)
         result[runtime] = {"networks": len(found.errors), "mdape": found.mdape, "within20": found.within(0.2)}
     return result

@@ -9,7 +9,7 @@ from edgedistill.types import DeviceInfo, file_sha256
 
 from . import _predict_profile as shelf
 from ._arm_layout import layout
-from ._predict_answer import answer, choose
+from ._predict_answer import answer, choose, require_known, usual_runtime
 from ._predict_counting import Counts, counted_for
 from ._predict_read import RUNTIME_OF, read_graph, runnable
 
@@ -104,20 +104,22 @@ def predict(
         on_step: told before every emulated run: number, how many, what.
 
     Raises:
-        UsageError: an unknown profile or file; `counts` was asked for, and the emulator is not installed.
+        UsageError: an unknown profile, runtime or file; `counts` was asked for, and the emulator is not installed.
         DeviceError: the only device that was named refuses.
     """
+    require_runtime(runtime)
     graph = read_graph(path)
     found = [shelf.find(name.removeprefix("sim:")) for name in names] if names else list(shelf.profiles().values())
     if predictor == "counts":
         layout().require()
     told = precision or ("int8" if graph.quantized else "float")
-    asked = runtime or (None if path.suffix == ".onnx" else RUNTIME_OF[path.suffix])
+    own = None if path.suffix == ".onnx" else RUNTIME_OF[path.suffix]
     digest, predictions, refused = file_sha256(path), [], []
     counts = Counts(path, graph, on_step)
     if predictor != "graph" and layout().lock.is_file():
-        counts.expect(found, (asked, threads, told))
+        counts.expect(found, (runtime or own, threads, told))
     for profile in found:
+        asked = runtime or (own and usual_runtime(profile, own))
         try:
             made = _predict(counts, profile, choose(profile, asked, threads, told), predictor, residual)
         except DeviceError as error:
@@ -181,9 +183,14 @@ def host_expected_ms(machine: str) -> Callable[[Path], float]:
 
 def memory_features(path: Path) -> dict[str, float]:
     """What the memory model reads from a file, by name (`_predict_memory.FEATURES`)."""
-    from ._predict_memory import FEATURES, features
+    from ._predict_memory import features
 
-    return dict(zip(FEATURES, features(read_graph(path)).tolist(), strict=True))
+    return features(read_graph(path))
+
+
+def require_runtime(runtime: str | None) -> None:
+    """Whether a runtime, if one is asked for, is one that some profile knows (`_predict_answer.require_known`)."""
+    require_known(runtime, shelf.profiles().values())
 
 
 def require_free(name: str, *, replace: bool) -> None:

@@ -74,7 +74,8 @@ def from_device(board: Board, device: str, on_step: Callable[[int, int, str], No
     Raises:
         EdgeDistillError: the runtime or device is unknown, or a network cannot be exported or measured.
     """
-    _check(board)
+    _format_of(board.runtime)  # before minutes are spent
+    _simulator().require_free(board.name, replace=board.replace)
     info = load_device(device).describe(device)
     names = FEW if board.few_shot else tuple(SUITE)
     with tempfile.TemporaryDirectory(prefix="edgedistill-suite-") as folder:
@@ -93,9 +94,10 @@ def from_anchors(board: Board, path: Path) -> Json:
     """Make a profile of the timings in a CSV: `model` (a file, relative to the CSV), `ms`, and perhaps `family`.
 
     Raises:
-        UsageError: a column or a file is missing, a row twice, a number none, or in another unit.
+        UsageError: an unknown runtime, a column or a file is missing, a row twice, a number none, or in another unit.
     """
-    _check(board)
+    _simulator().require_runtime(board.runtime)
+    _simulator().require_free(board.name, replace=board.replace)
     timings = _read(path)
     facts = {
         "name": board.name, "machine": "unknown", "cores": 1, "ram_mb": None, "source": f"timings given in {path.name}",
@@ -143,12 +145,6 @@ def _format_of(runtime: str) -> str:
     return formats[runtime]
 
 
-def _check(board: Board) -> None:
-    """Before minutes are spent."""
-    _format_of(board.runtime)
-    _simulator().require_free(board.name, replace=board.replace)
-
-
 def _simulator() -> Any:
     return find_plugin("devices", "simulated")
 
@@ -163,7 +159,8 @@ def _written(board: Board, facts: Json, timings: Sequence[Timing]) -> Json:
 
 def _read(path: Path) -> list[Timing]:
     try:
-        rows = list(csv.DictReader(line for line in path.read_text(encoding="utf-8").splitlines() if line[:1] != "#"))
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a mark before the first column
+        rows = list(csv.DictReader(line for line in text.splitlines() if line[:1] != "#"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"{path} cannot be read", where=str(path), expected="a CSV with the columns model, ms", got=str(error),

@@ -17,7 +17,7 @@ from edgedistill.cli_export import export
 from edgedistill.cli_operators import operators
 from edgedistill.cli_parity import parity
 from edgedistill.cli_predict import calibrate, predict
-from edgedistill.cli_shared import AsJson, Debug, Overrides, Stdout, complain, console, emit, say
+from edgedistill.cli_shared import AsJson, Debug, Overrides, Stdout, complain, console, emit, require_folder, say
 from edgedistill.errors import EdgeDistillError, UsageError
 
 if TYPE_CHECKING:
@@ -266,6 +266,8 @@ def devices_show(
     from edgedistill.predicting import is_predicted, profile_of
     from edgedistill.report.predictions import show_profile
 
+    if plot is not None:
+        require_folder("--plot", plot)
     simulated = is_predicted(device) and ":" in device
     found = profile_of(device) if simulated else load_device(device).describe(device).to_json(source_of(device))
     if plot is not None and simulated:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgedistill.cli_shared import AsJson, Debug, console, emit, say
+from edgedistill.cli_shared import AsJson, Debug, console, emit, require_folder, say
+
+if TYPE_CHECKING:
+    from edgedistill.types import Json
 
 
 def predict(
@@ -38,7 +41,11 @@ def predict(
     ] = False,
     budget_ms: Annotated[
         float | None,
-        typer.Option("--budget-ms", min=0, help="The interval's upper end must keep within; exit code 1 if not."),
+        typer.Option(
+            "--budget-ms",
+            min=0,
+            help="The interval's upper end must keep within; exit code 1 if not, 3 if a --device refuses or is UNVALIDATED.",
+        ),
     ] = None,
     budget_mb: Annotated[float | None, typer.Option("--budget-mb", min=0, help="So must the memory.")] = None,
     plot: Annotated[
@@ -52,6 +59,8 @@ def predict(
     from edgedistill.progress import TerminalWatch
     from edgedistill.report.predictions import show_predictions
 
+    if plot is not None:
+        require_folder("--plot", plot)
     watch = TerminalWatch()
     with watch.bar:
         found = predicted(
@@ -69,10 +78,18 @@ def predict(
         emit(found)
     else:
         show_predictions(found["predictions"], console(), found["refused"])
-    kept = [one.get("meets_budget", True) for one in found["predictions"]]
-    if not kept:
+    return _exit_code(found, named=bool(device), budget=budget_ms is not None or budget_mb is not None)
+
+
+def _exit_code(found: Json, *, named: bool, budget: bool) -> int:
+    """With a budget, 1: missed (by a named device; by all where none is named), 3: a named device cannot decide it."""
+    from edgedistill.gate import UNVALIDATED
+
+    kept = [one for one in found["predictions"] if one.get("meets_budget", True)]
+    undecided = found["refused"] or any(one["calibration"] in UNVALIDATED for one in kept)
+    if not found["predictions"] or (budget and named and undecided):
         return 3
-    return 0 if all(kept) or (not device and any(kept)) else 1
+    return 0 if len(kept) == len(found["predictions"]) or (not named and kept) else 1
 
 
 def calibrate(
@@ -82,7 +99,10 @@ def calibrate(
         Path | None, typer.Option("--anchors", help="Timings instead: a CSV with the columns model (a file) and ms.")
     ] = None,
     runtime: Annotated[
-        str, typer.Option("--runtime", help="ncnn, onnxruntime, litert, tflite-runtime, openvino.")
+        str,
+        typer.Option(
+            "--runtime", help="ncnn, onnxruntime, litert, tflite-runtime, openvino; of --anchors paddle-lite too."
+        ),
     ] = "onnxruntime",
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")] = 1,
     few_shot: Annotated[bool, typer.Option("--few-shot", help="Three networks instead of a dozen.")] = False,

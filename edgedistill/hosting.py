@@ -85,7 +85,7 @@ def _timed(
 
 def _ones(shapes: Mapping[str, tuple[int, ...]], path: Path) -> Path:
     """One sample; its number is an id as well as a pixel."""
-    np.savez(path, **{name: np.ones(shape, np.float32) for name, shape in shapes.items()})  # type: ignore[arg-type]  # numpy's stub takes names for its own options
+    np.savez(path, **{name: np.ones(shape, np.float32) for name, shape in shapes.items()})
     return path
 
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 PREDICTORS = ("counts", "graph")
 _INTEGERS = (Precision.INT8_STATIC, Precision.INT8_QAT)
 _FLOATS = (Precision.FP32, Precision.FP16)
+_OTHER_FLOATS = {
+    "fp16": "not in fp32: ncnn computes in half floats on these cores", "fp32": "not in fp16: timings of 32-bit floats",
+}  # fmt: skip
 
 
 def is_predicted(device_id: str) -> bool:
@@ -65,7 +68,7 @@ def predict(
         interval, or its memory, keeps within.
 
     Raises:
-        UsageError: an unknown device, predictor, precision or file, no emulator for the predictor `counts`, or
+        UsageError: an unknown device, runtime, predictor, precision or file, no emulator for the predictor `counts`, or
             `host` with that predictor.
         DeviceError: the one device that was named has nothing to say, or this machine's measurements disagree.
     """
@@ -74,7 +77,7 @@ def predict(
             f"unknown predictor {predictor!r}", where="--predictor", expected=", ".join(PREDICTORS),
             got=repr(predictor), fix="use one of these, or leave it out",
         )  # fmt: skip
-    measured = _measured_here(artifact, devices, predictor, on_step) if host else None
+    measured = _measured_here(artifact, devices, runtime, predictor, on_step) if host else None
     found: Json = _simulator().predict(
         artifact, list(devices), runtime=runtime, threads=threads, precision=_arithmetic(precision),
         predictor="graph" if host else predictor, residual=measured["residual"] if measured else None, on_step=on_step,
@@ -100,8 +103,9 @@ def predict_files(artifacts: Sequence[Artifact], settings: Benchmark) -> list[Js
 
 
 def _measured_here(
-    artifact: Path, devices: Sequence[str], predictor: str | None, on_step: Callable[[int, int, str], None]
-) -> Json:
+    artifact: Path, devices: Sequence[str], runtime: str | None, predictor: str | None,
+    on_step: Callable[[int, int, str], None],
+) -> Json:  # fmt: skip
     """Once it is known that there is something to correct."""
     from edgedistill.hosting import measured_here  # needs torch
 
@@ -112,6 +116,7 @@ def _measured_here(
         )  # fmt: skip
     for device in devices:
         _simulator().show(device)
+    _simulator().require_runtime(runtime)
     return measured_here(artifact, on_step)
 
 
@@ -139,10 +144,17 @@ def _arithmetic(precision: str | None) -> str | None:
 
 
 def _named(prediction: Json, runtime: str | None, precision: str | None) -> Json:
-    """Runtime and precision under the names that were asked for; `arithmetic` is what the profile knows."""
-    arithmetic = prediction["precision"]
-    told = {"float": "fp32", "int8": "int8"}[arithmetic] if precision in (None, "float") else str(precision)
-    return {"runtime": runtime or prediction["runtime"], "precision": told, "arithmetic": arithmetic}
+    """Runtime and int8 under the names that were asked for, floats as they are; `arithmetic` is what the profile knows.
+
+    A flag says where the floats are not those that were asked for.
+    """
+    arithmetic, told = prediction["precision"], prediction.pop("floats")
+    flags = list(prediction["flags"])
+    if arithmetic == "int8":
+        told = "int8" if precision in (None, "float") else str(precision)
+    elif precision not in (None, "float", told):
+        flags.append(_OTHER_FLOATS[told])
+    return {"runtime": runtime or prediction["runtime"], "precision": told, "arithmetic": arithmetic, "flags": flags}
 
 
 def _within(prediction: Json, budget_ms: float | None, budget_mb: float | None) -> Json:

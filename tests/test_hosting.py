@@ -89,6 +89,8 @@ def test_what_is_not_measured_here_is_refused_before_anything_runs(network: Path
         predict(network, ["rpi-4b"], predictor="counts", host=True)
     with pytest.raises(UsageError, match="raspberry-pi-4"):
         predict(network, ["raspberry-pi-4"], host=True)
+    with pytest.raises(UsageError, match="unknown runtime 'ncn'"):
+        predict(network, ["rpi-4b"], runtime="ncn", host=True)
     (tmp_path / "net.tflite").write_bytes(b"")
     with pytest.raises(UsageError, match=r"net\.tflite cannot be measured here"):
         predict(tmp_path / "net.tflite", ["rpi-4b"], host=True)

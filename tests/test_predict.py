@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from edgedistill.cli import main
 from edgedistill.errors import DeviceError, UsageError
 from edgedistill.predicting import predict
 from edgedistill.suite import FEW
-from tests.predicting import convolutions, module, transformer
+from tests.predicting import convolutions, module, transformer, window
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -158,8 +159,50 @@ def test_other_runtimes_are_wider_and_say_what_stands_behind_them(network: Path)
     width = {runtime: math.log(one["interval80_ms"][1] / one["latency_ms"]["p50"]) for runtime, one in found.items()}
     assert width["ncnn"] < width["tflite"] < width["onnxruntime"] == width["openvino"]
     assert found["tflite"]["calibration"] == "transferred"
+    assert any("tried on 8 published rows of Paddle-Lite on A72 and A73" in flag for flag in found["tflite"]["flags"])
     assert found["onnxruntime"]["calibration"] == "no evidence"
     assert any("UNVALIDATED" in flag for flag in found["onnxruntime"]["flags"])
+
+
+def test_tflite_is_transferred_from_calibrated_arm_boards_alone(network: Path, own: Path) -> None:
+    board = profiles.find("raspberry-pi-4b")
+    few = board.runtimes[0].model_copy(update={"status": "few-shot"})
+    mine = board.model_copy(update={"id": "mine", "aliases": (), "status": "few-shot", "runtimes": (few,)})
+    profiles.write(mine, own)
+    for device, wanted, standing in (
+        ("raspberry-pi-4b", {}, "transferred"), ("raspberry-pi-4b", {"precision": "int8"}, "no evidence"),
+        ("celeron-n5105", {}, "no evidence"), ("mine", {}, "no evidence"), ("intel-n100", {}, "spec-only"),
+        ("raspberry-pi-4b", {"runtime": "onnxruntime"}, "no evidence"),
+    ):  # fmt: skip
+        asked: dict[str, Any] = {"runtime": "tflite", "predictor": "graph", **wanted}
+        one = predict(network, [device], **asked)["predictions"][0]
+        assert one["calibration"] == standing
+        assert any("UNVALIDATED" in flag for flag in one["flags"]) == (standing != "transferred")
+
+
+def test_where_ncnn_computes_in_half_floats_others_may_take_twice_as_long(network: Path) -> None:
+    ncnn, tflite = (
+        predict(network, ["raspberry-pi-5"], runtime=runtime, predictor="graph")["predictions"][0]
+        for runtime in ("ncnn", "tflite")
+    )
+    assert tflite["interval80_ms"][1] > 2.02 * ncnn["latency_ms"]["p50"]
+    assert tflite["mdape"] == pytest.approx(0.50, abs=0.01)
+    assert any("rows of Paddle-Lite on one A76, which took 2.0 times as long" in flag for flag in tflite["flags"])
+    choice = answers.choose(profiles.find("raspberry-pi-5"), "tflite", 1, "float")
+    counted = answers.answer(
+        profiles.find("raspberry-pi-5"), choice, read.read_graph(network), np.array([5e7, 1e8, 3e7, 1e6, 2e6, 1e6])
+    )
+    assert any("tried on 6 published rows of TFLite" in flag for flag in counted["flags"])
+    assert counted["mdape"] == pytest.approx(0.32, abs=0.01)
+
+
+def test_dilated_and_transposed_convolutions_are_told_by_their_own_classes(tmp_path: Path) -> None:
+    for kind, named in (("transposed", "unknown .ConvTranspose."), ("volume", "unknown .3-D Conv.")):
+        with pytest.raises(DeviceError, match=named):
+            predict(window(tmp_path, ".onnx", kind), ["rpi-4b"], predictor="graph")
+    one = predict(window(tmp_path, ".onnx", "dilated"), ["rpi-4b"], predictor="graph")["predictions"][0]
+    assert "convkxk" in one["parts_ms"]
+    assert "conv3x3" not in one["parts_ms"]
 
 
 def test_nothing_is_scaled_to_what_was_not_measured(network: Path) -> None:
@@ -171,6 +214,9 @@ def test_nothing_is_scaled_to_what_was_not_measured(network: Path) -> None:
         with pytest.raises(DeviceError) as caught:
             predict(network, [device], **wanted)
         assert "threads" in caught.value.expected  # it names what there is
+    with pytest.raises(DeviceError) as caught:
+        predict(network, ["celeron-n5105"], threads=63)
+    assert "the same for onnxruntime, openvino, tflite" in caught.value.expected
 
 
 def test_a_spec_only_device_is_unvalidated_wherever_it_prints(network: Path, edgedistill: Command) -> None:
@@ -184,6 +230,15 @@ def test_a_spec_only_device_is_unvalidated_wherever_it_prints(network: Path, edg
         ("devices", "predict", network, "--device", "sim:intel-n100", "--json"),
     ):  # fmt: skip
         assert "UNVALIDATED" in edgedistill(*command).stdout
+    told = edgedistill("devices", "predict", network, "--device", "sim:intel-n100").stdout
+    assert "where the time goes, UNVALIDATED" in told
+    assert "costliest layers, UNVALIDATED" in told
+    assert "goes, " not in edgedistill("devices", "predict", network, "--device", "rpi-4b").stdout
+
+
+def test_a_spec_only_device_saw_no_grouped_convolutions(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="hardly saw: grouped"):
+        predict(convolutions(tmp_path / "g.onnx", 64, groups=2, size=112), ["intel-n100"])
 
 
 def test_far_from_the_anchors_the_interval_grows(tmp_path: Path) -> None:
@@ -217,7 +272,8 @@ def test_counts_are_used_where_they_are_to_be_had(
         return np.array([1e7, 1e7, 3e6, 1e6, 1e6, 1e5])
 
     monkeypatch.setattr(emulate, "counted", counted)
-    monkeypatch.setattr(simulated, "runnable", lambda path, _: (path.with_suffix(".param"), {"in0": (1, 3, 8, 8)}))
+    found = {"in0": (1, 3, 8, 8)}
+    monkeypatch.setattr(module("counting"), "runnable", lambda path, _: (path.with_suffix(".param"), found))
     (tmp_path / "no-emulator").mkdir()
     lock = simulated.layout().lock
     lock.parent.mkdir(parents=True)
@@ -247,6 +303,33 @@ def test_the_command_line_budgets_and_plots(network: Path, tmp_path: Path, edged
     assert "published, ms" in (tmp_path / "a.svg").read_text(encoding="utf-8")
 
 
+def test_a_budget_that_nobody_can_vouch_for_is_not_kept(network: Path, edgedistill: Command) -> None:
+    budget = ("devices", "predict", network, "--predictor", "graph", "--budget-ms", "1e6")
+    for devices, code in (
+        (["rpi-4b"], 0), (["rpi-4b", "intel-n100"], 3), (["rpi-4b", "cortex-m4-stm32l4r5"], 3), (["intel-n100"], 3),
+        ([], 0),
+    ):  # fmt: skip
+        assert edgedistill(*budget, *(f"--device={name}" for name in devices)).returncode == code
+    assert edgedistill(*budget[:-2], "--device=rpi-4b", "--device=cortex-m4-stm32l4r5").returncode == 0  # no budget
+
+
+def test_a_refusal_in_the_terminal_tells_what_to_do(network: Path, edgedistill: Command) -> None:
+    told = edgedistill("devices", "predict", network, "--device=rpi-4b", "--device=cortex-m4-stm32l4r5").stdout
+    assert "fix: ask for one of these, or measure the board" in told
+
+
+def test_a_picture_in_a_missing_folder_is_refused_before_anything_runs(tmp_path: Path, edgedistill: Command) -> None:
+    done = edgedistill("devices", "predict", tmp_path / "no.onnx", "--plot", tmp_path / "missing" / "x.svg", "--json")
+    assert done.returncode == 2
+    assert "missing" in documents(done)["error"]["message"]  # and not the file, which is missing too
+
+
+def test_the_catalogue_tells_the_precision_of_an_error(edgedistill: Command) -> None:
+    told = " ".join(edgedistill("devices", "list").stdout.split())
+    assert "float 1T" in told
+    assert "int8 1T" in told
+
+
 def test_benchmark_gives_the_same_prediction(network: Path, edgedistill: Command) -> None:
     made = documents(edgedistill("benchmark", network, "--device", "sim:raspberry-pi-4b", "--json"))["measurements"][0]
     one = predict(network, ["raspberry-pi-4b"], threads=1)["predictions"][0]
@@ -263,6 +346,12 @@ def test_unknown_words_are_answered_with_the_nearest(network: Path) -> None:
     for wrong in wrongs:
         with pytest.raises(UsageError):
             predict(network, ["rpi-4b"], **wrong)
+    with pytest.raises(UsageError) as caught:
+        predict(network, ["rpi-4b"], runtime="onnxruntme")
+    assert "did you mean 'onnxruntime'?" in caught.value.expected
+    for known in ("litert", "ort", "paddle-lite", "tflite-micro"):
+        with contextlib.suppress(DeviceError):  # known, but perhaps not to this board
+            predict(network, ["rpi-4b"], runtime=known)
 
 
 def test_malformed_profiles_are_named_with_their_key(own: Path, network: Path) -> None:
@@ -291,6 +380,34 @@ def test_malformed_profiles_are_named_with_their_key(own: Path, network: Path) -
     (own / "mine.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
     with pytest.raises(UsageError, match="two profiles have the id"):
         predict(network, ["rpi-4b"])
+    (own / "mine.yaml").write_text(yaml.safe_dump({**document, "id": "mine", "aliases": ["rpi-4b"]}), encoding="utf-8")
+    with pytest.raises(UsageError, match="two profiles have the id 'rpi-4b'"):
+        predict(network, ["rpi-4b"])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"costs": {"stem_macs": 1.0}}, "stored_vectors missing"), ({"costs": {"surprise": 1.0}}, "surprise"),
+        ({"seen": ["conv9x9"]}, "conv9x9 is none of"), ({"spread": 4.0}, "spread"), ({"mdape": None}, "mdape"),
+        ({"held_out": [["net", -1.0, 2.0]]}, "held_out"), ({"kernels": "cortex-m4"}, "cortex-m4 is none of"),
+        ({"kernels": None}, "None is none of"), ({"status": "spec-only"}, "status"),
+    ],
+)  # fmt: skip
+def test_a_profile_that_contradicts_itself_is_named_with_its_key(
+    own: Path, network: Path, change: dict[str, Any], told: str
+) -> None:
+    own.mkdir()
+    document = yaml.safe_load((profiles.SHIPPED / "raspberry-pi-4b.yaml").read_text(encoding="utf-8"))
+    document |= {"id": "mine", "aliases": []}
+    if "status" in change:
+        document |= change
+    else:
+        document["runtimes"][0]["counts"] |= change
+    (own / "mine.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"mine\.yaml") as caught:
+        predict(network, ["rpi-4b"])
+    assert told in str(caught.value)
 
 
 def anchors_csv(folder: Path, scale: float = 1.0, names: tuple[str, ...] = ("a", "b", "c", "d")) -> Path:
@@ -336,6 +453,32 @@ def test_timings_in_another_unit_are_noticed(
         assert f"are these {unit}?" in documents(done)["error"]["message"]
 
 
+def test_seconds_of_a_slow_board_are_noticed(tmp_path: Path) -> None:
+    """A Raspberry Pi Zero's seconds are no eighth part of what the fastest phone takes with all its cores."""
+    from edgedistill.calibrating import Board, from_anchors
+
+    lines = ["model,ms"]
+    for width in (96, 112, 128):
+        path = convolutions(tmp_path / f"n{width}.onnx", width, size=112)
+        one = predict(path, ["raspberry-pi-zero-2w"], predictor="graph", threads=1)["predictions"][0]
+        lines.append(f"{path.name},{one['latency_ms']['p50'] / 1000}")
+    (tmp_path / "t.csv").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(UsageError, match="are these seconds"):
+        from_anchors(Board("b", "ncnn"), tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("runtime", ["tflite", "paddle-lite"])
+def test_given_timings_need_no_exporter_and_may_begin_with_a_mark(tmp_path: Path, runtime: str) -> None:
+    from edgedistill.calibrating import Board, from_anchors
+
+    path = anchors_csv(tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as spreadsheets do
+    assert from_anchors(Board("mine", runtime), path)["anchors"] == 4
+    assert profiles.find("mine").runtimes[0].runtime == runtime
+    with pytest.raises(UsageError, match="unknown runtime 'tflit'"):
+        from_anchors(Board("other", "tflit"), path)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -379,7 +522,8 @@ def test_calibration_names_what_is_wrong_before_it_measures(tmp_path: Path, edge
     for arguments, told in (
         (("--name", "b", "--device", "cpu", "--runtime", "onnxruntim"), "onnxruntime"),
         (("--name", "raspberry-pi-4b", "--device", "cpu"), "already"),
-        (("--name", "My Board", "--device", "cpu"), "no id"),
+        (("--name", "My Board", "--device", "cpu"), "no id"), (("--name", "_board", "--device", "cpu"), "no id"),
+        (("--name", "m\u00fcnchen", "--device", "cpu"), "no id"),
         (("--name", "b"), "--anchors"), (("--name", "b", "--anchors", tmp_path / "no.csv"), "cannot be read"),
     ):  # fmt: skip
         done = edgedistill("devices", "calibrate", *arguments)
@@ -434,14 +578,27 @@ def test_a_file_is_counted_in_the_emulator(tmp_path: Path, monkeypatch: pytest.M
     assert one["latency_ms"]["p50"] == pytest.approx(by_classes["latency_ms"]["p50"], rel=0.5)
 
 
-def test_runtime_and_precision_come_back_as_they_were_asked_for(network: Path) -> None:
-    for runtime, precision, told in (
-        ("litert", "fp16", "fp16"),
-        ("tflite-runtime", None, "fp32"),
-        ("ncnn", "int8", "int8"),
-    ):
-        one = predict(network, ["rpi-4b"], runtime=runtime, precision=precision, predictor="graph")["predictions"][0]
-        assert (one["runtime"], one["precision"]) == (runtime, told)
+@pytest.mark.parametrize(
+    ("device", "runtime", "precision", "told", "flag"),
+    [
+        ("rpi-4b", "litert", "fp16", "fp32", "not in fp16"), ("rpi-4b", "tflite-runtime", None, "fp32", ""),
+        ("rpi-4b", "ncnn", "int8", "int8", ""), ("rpi-4b", "ncnn", "fp16", "fp32", "not in fp16"),
+        ("rpi-5", "ncnn", "fp32", "fp16", "not in fp32"), ("rpi-5", "ncnn", None, "fp16", ""),
+        ("rpi-5", "ncnn", "fp16", "fp16", ""), ("rpi-5", "tflite", "fp32", "fp32", ""),
+        ("rpi-5", "ncnn", "int8", "int8", ""),
+    ],
+)  # fmt: skip
+def test_the_runtime_comes_back_as_it_was_asked_for_and_floats_as_they_are(
+    network: Path, device: str, runtime: str, precision: str | None, told: str, flag: str
+) -> None:
+    one = predict(network, [device], runtime=runtime, precision=precision, predictor="graph")["predictions"][0]
+    assert (one["runtime"], one["precision"]) == (runtime, told)
+    assert one["arithmetic"] == ("int8" if told == "int8" else "float")
+    assert "floats" not in one
+    assert [found for found in one["flags"] if found.startswith("not in")] == [
+        found for found in one["flags"] if flag and flag in found
+    ]
+    assert any(flag in found for found in one["flags"])
 
 
 def test_a_microcontroller_tells_sram_and_flash_and_whether_it_fits(tmp_path: Path) -> None:
@@ -455,3 +612,24 @@ def test_a_microcontroller_tells_sram_and_flash_and_whether_it_fits(tmp_path: Pa
                     precision="int8")["predictions"][0]  # fmt: skip
     assert large["memory_budget"]["fits"] is False
     assert large["memory_budget"]["sram_bytes"] > large["memory_budget"]["sram_limit_bytes"]
+
+
+def test_a_tflite_file_on_a_microcontroller_is_told_in_tflite_micro(tmp_path: Path) -> None:
+    """Its own runtime, tflite, is what phones have; who asks for that by name is told that there is none."""
+    path = window(tmp_path, ".tflite", "plain")
+    one = predict(path, ["cortex-m4-stm32l4r5"], precision="int8")["predictions"][0]
+    assert one["runtime"] == "tflite-micro"
+    with pytest.raises(DeviceError):
+        predict(path, ["cortex-m4-stm32l4r5"], precision="int8", runtime="tflite")
+    assert predict(path, ["rpi-4b"])["predictions"][0]["runtime"] == "tflite"
+
+
+def test_what_no_cost_tells_of_is_refused(tmp_path: Path) -> None:
+    """A share of nothing is no number."""
+    profile = profiles.find("raspberry-pi-4b")
+    block = profile.runtimes[0]
+    costs = {**dict.fromkeys(block.graph.costs, 0.0), "matmul_macs": 1.0}
+    free = block.model_copy(update={"graph": block.graph.model_copy(update={"costs": costs})})
+    graph = read.read_graph(convolutions(tmp_path / "c.onnx", 8))
+    with pytest.raises(DeviceError, match="nothing in this network takes time"):
+        answers.answer(profile, answers.Choice(free, "ncnn", "calibrated"), graph, None)

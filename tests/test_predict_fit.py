@@ -123,6 +123,34 @@ def test_every_bound_of_the_documented_table_holds() -> None:
     assert [row for row in bounds(find_plugin("devices", "simulated").validation()) if not row[3]] == []
 
 
+def test_a_host_measurement_keeps_the_width_and_so_holds_more() -> None:
+    """The interval of each network is the one that it has without a host, made without its family."""
+    validation = module("validation")
+    (run,) = [run for run in validation.arm_runs(1) if run.device == "jetson-nano-cpu"]
+    error, held = validation.with_host(run)
+    common = {name: ms for name, ms in run.times.items() if name in data.host_times()}
+    plain = fit.validate(data.graph_anchors(common), graph.PRIOR)
+    assert error < plain.mdape
+    assert held.mean() > plain.covered.mean()
+    assert (plain.holds(plain.predicted_ms) == plain.covered).all()
+    assert not plain.holds(plain.measured_ms * np.exp(1.01 * plain.reach)).any()
+
+
+def test_other_runtimes_take_twice_as_long_where_ncnn_computes_in_half_floats() -> None:
+    """Each published row lies in the interval that its kind gives."""
+    transfer, profile = module("transfer"), module("profile")
+    kept = transfer._summary()
+    rows = transfer.tried(profile.profiles())
+    halves = [row for row in rows if row.kind == "graph_half"]
+    assert {row.device for row in halves} == {"Snapdragon 855"}
+    assert kept["graph_half"]["factor"] == pytest.approx(2, abs=0.3)
+    for row in halves:
+        assert row.published_ms <= row.predicted_ms * np.exp(kept["graph_half"]["spread"]) * 1.001
+        assert row.published_ms > row.predicted_ms * np.exp(kept["graph"]["spread"])  # what was claimed before
+    assert (halves[0].predictor, profile.find("snapdragon-855-plus").half_floats) == ("graph", True)
+    assert not profile.find("raspberry-pi-4b").half_floats
+
+
 def test_counts_are_read_off_hand_made_blocks() -> None:
     arm: Any = __import__("importlib").import_module("._arm_counts", counts.__package__)
     block = "".join(  # noqa: FLY002 - a word a line
@@ -149,10 +177,10 @@ def test_what_is_written_beside_the_tables_follows_from_them() -> None:
     transfer, memory, profile, again = (module(n) for n in ("transfer", "memory", "profile", "remake"))
     made = transfer.summarise(transfer.tried(profile.profiles()))
     kept = transfer._summary()
-    assert {k: made[k]["rows"] for k in made} == {"counts": 6, "graph": 8}
+    assert {k: made[k]["rows"] for k in made} == {"counts": 6, "graph": 8, "graph_half": 4}
     for kind, row in made.items():
         assert row["spread"] == pytest.approx(kept[kind]["spread"], rel=1e-3)
     for runtime, anchors in memory.every_anchors().items():
-        fresh, shipped = again._model(anchors, 0.0), memory._models()[runtime]
+        fresh, shipped = again._model(runtime, anchors, 0.0), memory._models()[runtime]
         assert fresh["costs"] == pytest.approx(shipped["costs"], rel=1e-3)
         assert fresh["mdape"] == pytest.approx(shipped["mdape"], rel=1e-3)

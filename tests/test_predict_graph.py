@@ -11,7 +11,7 @@ from onnx import helper
 from edgedistill.errors import ArtifactError, UsageError
 from edgedistill.plugins import load_exporter
 from edgedistill.types import Artifact
-from tests.predicting import convolutions, module, save, transformer
+from tests.predicting import WINDOWS, convolutions, module, save, transformer, window
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,10 +108,28 @@ def test_the_arena_is_the_most_that_lives_at_once() -> None:
 
 
 def test_memory_of_ncnn_is_within_ten_percent_in_the_median() -> None:
-    assert memory.fitted(memory.ncnn_anchors())[1].mdape <= 0.10
-    anchors = memory.ncnn_anchors()
-    weights_and_arena = anchors.features[:, 0] + anchors.features[:, 4]
+    anchors = memory.measured_anchors("ncnn")
+    assert len(anchors.names) == 34
+    assert memory.fitted("ncnn", anchors)[1].mdape <= 0.10
+    columns = dict(zip(memory.features_of("ncnn"), anchors.features.T, strict=True))
+    weights_and_arena = columns["held_weights"] + columns["arena"]
     assert abs(weights_and_arena / anchors.times_ms - 1).mean() > 0.3  # what it is better than
+
+
+def test_memory_starts_from_what_the_agent_takes_before_anything_is_opened() -> None:
+    """In every runtime: Python, numpy and the runtime; nobody runs in less."""
+    assert all(memory.base_bytes(runtime) > 35e6 for runtime in memory.MEASURED)
+
+
+def test_what_ncnn_holds_is_counted_by_hand(tmp_path: Path) -> None:
+    found = memory.features(read.read_graph(window(tmp_path, ".onnx", "plain")))
+    assert found["held_weights"] == 4 * 16 * 16 * 64  # 3x3 kernels as 8x8, in place of the file's
+    assert found["largest_weights"] == 4 * 16 * 16 * 9
+    assert found["beside_arena"] == 4 * 2.25 * 16 * 6 * 6  # beside the convolution, where the arena is largest
+    dilated = memory.features(read.read_graph(window(tmp_path, ".onnx", "dilated")))
+    assert dilated["held_weights"] == dilated["weights"]  # no Winograd
+    assert dilated["transformed_weights"] == 0
+    assert dilated["beside_arena"] == 4 * 9 * 16 * 4 * 4  # unrolled
 
 
 def test_files_that_cannot_be_read_are_told_apart(tmp_path: Path) -> None:
@@ -133,6 +151,79 @@ def test_sizes_that_decide_the_latency_must_be_told(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError) as caught:
         read.read_graph(path)
     assert "axis 2" in caught.value.got
+    assert "damaged" not in str(caught.value)
+    assert "fix the axis" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("ending", "shape", "told"),
+    [
+        (".onnx", (8, 16, 8, 8), "batch of 8"), (".xml", (8, 16, 8, 8), "batch of 8"),
+        (".tflite", (8, 8, 8, 16), "batch of 8"), (".xml", (1, 16, "height", 8), "axis 2"),
+        (".tflite", (1, 8, "width", 16), "axis 2"), (".onnx", (1, 16, 0, 8), "axis 2"),
+    ],
+)  # fmt: skip
+def test_one_sample_of_a_known_size_is_asked_for_in_every_format(
+    tmp_path: Path, ending: str, shape: tuple[Any, ...], told: str
+) -> None:
+    with pytest.raises(ArtifactError, match="nothing can be predicted") as caught:
+        read.read_graph(window(tmp_path, ending, "plain", shape))
+    assert told in caught.value.got
+    assert "damaged" not in caught.value.fix
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".xml", ".tflite"])
+def test_a_dynamic_batch_is_one_sample(tmp_path: Path, ending: str) -> None:
+    shape = ("batch", 8, 8, 16) if ending == ".tflite" else ("batch", 16, 8, 8)
+    dynamic = read.read_graph(window(tmp_path, ending, "plain", shape))
+    one = read.read_graph(window(tmp_path, ending, "plain"))
+    assert sorted(dynamic.sizes.values()) == sorted(one.sizes.values())
+    assert dynamic.macs == one.macs
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".xml", ".tflite", ".param"])
+@pytest.mark.parametrize("kind", WINDOWS)
+def test_convolutions_that_no_class_is_for_are_no_3x3(tmp_path: Path, ending: str, kind: str) -> None:
+    found = read.read_graph(window(tmp_path, ending, kind))
+    (layer,) = [layer for layer in found.layers if layer.macs]
+    assert layer.kind == {"plain": "conv3x3", "dilated": "convkxk"}.get(kind, "unknown")
+    assert sum(found.unknown.values()) == (kind in ("transposed", "volume"))
+    side = 8 if ending == ".tflite" or kind == "transposed" else 4 if kind == "dilated" else 6
+    axes = 3 if kind == "volume" else 2
+    assert layer.macs == 16 * 16 * 3**axes * side**axes  # of the input, where it is transposed
+    row = dict(zip(graph.FEATURES, graph.features(found), strict=True))
+    assert row["matmul_macs"] == (layer.macs if layer.kind == "unknown" else 0)
+
+
+def test_a_dilated_depthwise_convolution_is_no_depthwise() -> None:
+    layer = graph.Layer("conv", "d", (), (), groups=16, channels=(16, 16), kernel=(3, 3))
+    dilated = graph.Layer("conv", "d", (), (), groups=16, channels=(16, 16), kernel=(3, 3), dilation=2)
+    assert (layer.kind, dilated.kind) == ("depthwise", "grouped")
+
+
+def test_operators_with_graphs_of_their_own_are_unknown_or_refused(tmp_path: Path) -> None:
+    """Work in a branch is not known before it runs; a branch without any is an operator that nobody knows."""
+    node, value = helper.make_node, helper.make_tensor_value_info
+    for name, inner in (("Neg", node("Neg", ["x"], ["b"])), ("MatMul", node("MatMul", ["x", "x"], ["b"]))):
+        branch = helper.make_graph([inner], "branch", [], [value("b", onnx.TensorProto.FLOAT, None)])
+        nodes = [
+            node("ReduceMax", ["x"], ["m"], keepdims=0), node("Cast", ["m"], ["c"], to=onnx.TensorProto.BOOL),
+            node("If", ["c"], ["y"], then_branch=branch, else_branch=branch),
+        ]  # fmt: skip
+        path = save(tmp_path / f"{name}.onnx", nodes, {}, (1, 8, 8))
+        if name == "Neg":
+            assert read.read_graph(path).unknown == {"If": 1}
+            continue
+        with pytest.raises(ArtifactError, match="the operator If holds layers of its own"):
+            read.read_graph(path)
+
+
+@pytest.mark.parametrize("operators", [["Identity"], ["Flatten", "Identity"]])
+def test_a_network_that_computes_nothing_is_refused(tmp_path: Path, operators: list[str]) -> None:
+    names = ["x", *(f"a{n}" for n in range(1, len(operators))), "y"]
+    nodes = [helper.make_node(op, [names[n]], [names[n + 1]]) for n, op in enumerate(operators)]
+    with pytest.raises(ArtifactError, match="no layer in it takes time"):
+        read.read_graph(save(tmp_path / "i.onnx", nodes, {}, (1, 3, 8, 8)))
 
 
 def test_an_operator_that_hides_the_shapes_behind_it_is_told(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Peak memory of generated networks on this machine: devices/data/RUNTIME_host_memory.csv.
 
-    python -m benchmarks.studies.host_memory [onnxruntime|tflite|openvino]
+    python -m benchmarks.studies.host_memory [ncnn|onnxruntime|tflite|openvino]
 
 What the memory model of a runtime is fitted to (`python -m benchmarks.studies.prediction --remake` afterwards).
 Growth: the process's highest resident set less what it had with the runtime imported. A family is a kind of network.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from edgedistill.types import Json
 
 DATA = Path("devices/data")
-RUNTIMES = {"onnxruntime": "onnxruntime", "tflite": "litert", "openvino": "openvino"}
+RUNTIMES = {"ncnn": "ncnn", "onnxruntime": "onnxruntime", "tflite": "litert", "openvino": "openvino"}
 """As the profiles know it -> as the agent does."""
 LARGER: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "plain-224": (lambda: suite.plain((64, 128, 128, 256, 256)), 224),

@@ -46,12 +46,12 @@ def show_predictions(found: list[Json], console: Console, refused: list[Json] | 
             console.print(f"{_COMMON}; error: median of held-out anchors", highlight=False)
     if len(found) == 1:
         show_parts(found[0], console)
-    alike: dict[str, list[str]] = {}
+    alike: dict[tuple[str, str], list[str]] = {}
     for one in refused or []:
         name = one["device"].removeprefix("sim:")
-        alike.setdefault(one["reason"].replace(name, "it"), []).append(name)
-    for reason, names in alike.items():
-        console.print(Text(f"refused ({reason}): {', '.join(names)}"))
+        alike.setdefault((one["reason"].replace(name, "it"), one["fix"]), []).append(name)
+    for (reason, fix), names in alike.items():
+        console.print(Text(f"refused ({reason}): {', '.join(names)}\n  fix: {fix}"))
 
 
 def _row(one: Json) -> list[str | Text]:
@@ -75,10 +75,11 @@ def _short(value: float) -> str:
 
 def show_parts(one: Json, console: Console) -> None:
     """Where a prediction's time goes: per operator class or kind of instruction, and the costliest layers."""
-    total = one["latency_ms"]["p50"]
-    _bars("where the time goes", one["parts_ms"], total, console)
+    total, mark = one["latency_ms"]["p50"], ", UNVALIDATED" if one["calibration"] in UNVALIDATED else ""
+    _bars(f"where the time goes{mark}", one["parts_ms"], total, console)
     if one["layers_ms"]:
-        _bars("costliest layers", {f"{r['name']} ({r['class']})": r["ms"] for r in one["layers_ms"]}, total, console)
+        layers = {f"{row['name']} ({row['class']})": row["ms"] for row in one["layers_ms"]}
+        _bars(f"costliest layers{mark}", layers, total, console)
     parts = {name: one["predicted_memory_bytes"][name] / 1e6 for name in ("weights", "arena", "workspace", "runtime")}
     budget = one["memory_budget"]
     if "sram_bytes" in budget:
@@ -106,7 +107,9 @@ def show_catalogue(found: list[Json], console: Console) -> None:
         table.add_column(heading, no_wrap=heading == "device")
     for one in found:
         errors = [b for b in one["blocks"] if b["mdape"] is not None][:2]
-        told = "; ".join(f"{b['runtime']} {b['threads']}T {b['predictor']} {b['mdape']:.0%}" for b in errors)
+        told = "; ".join(
+            f"{b['runtime']} {b['precision']} {b['threads']}T {b['predictor']} {b['mdape']:.0%}" for b in errors
+        )
         status = one["status"] + (" UNVALIDATED" if one["status"] in UNVALIDATED else "")
         table.add_row(one["id"], one["name"], one["class"], Text(status, style=_STYLES.get(one["status"], "")), told)
     console.print(table)
