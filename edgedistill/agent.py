@@ -99,7 +99,7 @@ def open_onnxruntime(path: str, threads: int, given: Optional[Dict[str, Given]] 
     inputs = []
     names = [i.name for i in session.get_inputs()]
     for i, sample in zip(session.get_inputs(), _samples_of(names, given)):
-        dtype = i.type[len("tensor(") : -1]
+        dtype = str(i.type)[len("tensor(") : -1]
         inputs.append(_sized(i.name, i.shape, dtypes.get(dtype, dtype), sample))
     outputs = [{"name": o.name} for o in session.get_outputs()]
     wanted = [o["name"] for o in outputs]

@@ -10,6 +10,8 @@ import typer
 from edgedistill.cli_shared import AsJson, Debug, console, emit, require_folder, say
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgedistill.types import Json
 
 
@@ -65,7 +67,7 @@ def predict(
     with watch.bar:
         found = predicted(
             artifact, device or [], runtime=runtime, threads=threads, precision=precision, predictor=predictor,
-            host=host, budget_ms=budget_ms, budget_mb=budget_mb,
+            host=_host() if host else None, budget_ms=budget_ms, budget_mb=budget_mb,
             on_step=lambda done, total, text: watch.step(text, done, total),
         )  # fmt: skip
     if plot is not None:
@@ -79,6 +81,13 @@ def predict(
     else:
         show_predictions(found["predictions"], console(), found["refused"])
     return _exit_code(found, named=bool(device), budget=budget_ms is not None or budget_mb is not None)
+
+
+def _host() -> Callable[..., Json]:
+    """What measures a file on this machine; it needs torch."""
+    from edgedistill.hosting import measured_here
+
+    return measured_here
 
 
 def _exit_code(found: Json, *, named: bool, budget: bool) -> int:

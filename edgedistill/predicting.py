@@ -52,15 +52,15 @@ def predict(
     threads: int | None = None,
     precision: str | None = None,
     predictor: str | None = None,
-    host: bool = False,
+    host: Callable[[Path, Callable[[int, int, str], None]], Json] | None = None,
     budget_ms: float | None = None,
     budget_mb: float | None = None,
     on_step: Callable[[int, int, str], None] = lambda *_: None,
 ) -> Json:
     """Predict a file on simulated devices (none named: all of them).
 
-    With `host`, the file is measured on this machine first, and that corrects the operator classes
-    (`hosting.measured_here`). `on_step` is told of what takes long: number, how many, what.
+    With `host`, which is `hosting.measured_here`, the file is measured on this machine first, and that corrects the
+    operator classes. `on_step` is told of what takes long: number, how many, what.
 
     Returns:
         `host`, what was measured, if it was; `predictions`, the fastest first, each a predicted measurement, and
@@ -77,7 +77,9 @@ def predict(
             f"unknown predictor {predictor!r}", where="--predictor", expected=", ".join(PREDICTORS),
             got=repr(predictor), fix="use one of these, or leave it out",
         )  # fmt: skip
-    measured = _measured_here(artifact, devices, runtime, predictor, on_step) if host else None
+    if host is not None:
+        _require_correctable(devices, runtime, predictor)
+    measured = host(artifact, on_step) if host is not None else None
     found: Json = _simulator().predict(
         artifact, list(devices), runtime=runtime, threads=threads, precision=_arithmetic(precision),
         predictor="graph" if host else predictor, residual=measured["residual"] if measured else None, on_step=on_step,
@@ -102,13 +104,12 @@ def predict_files(artifacts: Sequence[Artifact], settings: Benchmark) -> list[Js
     return found
 
 
-def _measured_here(
-    artifact: Path, devices: Sequence[str], runtime: str | None, predictor: str | None,
-    on_step: Callable[[int, int, str], None],
-) -> Json:  # fmt: skip
-    """Once it is known that there is something to correct."""
-    from edgedistill.hosting import measured_here  # needs torch
+def _require_correctable(devices: Sequence[str], runtime: str | None, predictor: str | None) -> None:
+    """Before minutes are spent on it.
 
+    Raises:
+        UsageError: there will be nothing to correct, or a device or runtime is unknown.
+    """
     if predictor == "counts":
         raise UsageError(
             "counts are not corrected by a measurement on this machine", where="--host", expected="--predictor graph",
@@ -117,7 +118,6 @@ def _measured_here(
     for device in devices:
         _simulator().show(device)
     _simulator().require_runtime(runtime)
-    return measured_here(artifact, on_step)
 
 
 def _simulator() -> Any:

@@ -47,7 +47,7 @@ def window(folder: Path, ending: str, kind: str, shape: tuple[Any, ...] | None =
 
 
 def _window_onnx(path: Path, kind: str, axes: int, shape: tuple[Any, ...]) -> None:
-    settings = {"dilations": [2, 2]} if kind == "dilated" else {}
+    settings: dict[str, Any] = {"dilations": [2, 2]} if kind == "dilated" else {}
     name = "ConvTranspose" if kind == "transposed" else "Conv"
     nodes = [helper.make_node(name, ["x", "w"], ["a"], **settings), helper.make_node("Add", ["a", "a"], ["y"])]
     save(path, nodes, {"w": (16, 16, *[3] * axes)}, shape)
@@ -64,7 +64,8 @@ def _window_openvino(path: Path, kind: str, axes: int, shape: tuple[Any, ...]) -
         y = ops.convolution_backprop_data(x, weights, ones, None, zeros, zeros, steps)
     else:
         y = ops.convolution(x, weights, ones, zeros, zeros, steps)
-    openvino.save_model(openvino.Model([ops.add(y, y)], [x], "w"), path)
+    made: Any = openvino.Model  # its stub takes another Model for self
+    openvino.save_model(made([ops.add(y, y)], [x], "w"), path)
 
 
 def _window_ncnn(path: Path, kind: str, axes: int, shape: tuple[Any, ...]) -> None:
@@ -80,7 +81,7 @@ def _window_ncnn(path: Path, kind: str, axes: int, shape: tuple[Any, ...]) -> No
 
 
 def _window_tflite(path: Path, kind: str, axes: int, shape: tuple[Any, ...]) -> None:
-    import flatbuffers
+    import flatbuffers  # type: ignore[import-untyped]  # it has no annotations
     from ai_edge_litert import schema_py_generated as schema
 
     builtin = {"transposed": "TRANSPOSE_CONV", "volume": "CONV_3D"}.get(kind, "CONV_2D")
@@ -94,7 +95,8 @@ def _window_tflite(path: Path, kind: str, axes: int, shape: tuple[Any, ...]) -> 
     weights = np.ones((16, 3, 3, 16) if axes == 2 else (3, 3, 3, 16, 16), np.float32)
     model, graph, operator, add = schema.ModelT(), schema.SubGraphT(), schema.OperatorT(), schema.OperatorT()
     model.version, model.subgraphs, model.buffers = 3, [graph], [schema.BufferT(), schema.BufferT()]
-    model.buffers[1].data = np.frombuffer(weights.tobytes(), np.uint8)
+    content: Any = np.frombuffer(weights.tobytes(), np.uint8)  # the stub knows lists alone
+    model.buffers[1].data = content
     model.operatorCodes = [schema.OperatorCodeT(), schema.OperatorCodeT()]
     for code, name in zip(model.operatorCodes, (builtin, "ADD"), strict=True):
         code.builtinCode = getattr(schema.BuiltinOperator, name)

@@ -86,14 +86,14 @@ def test_a_time_is_the_sum_of_the_layers_fastest_and_repeats_must_agree() -> Non
 
 def test_what_is_not_measured_here_is_refused_before_anything_runs(network: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="counts are not corrected"):
-        predict(network, ["rpi-4b"], predictor="counts", host=True)
+        predict(network, ["rpi-4b"], predictor="counts", host=hosting.measured_here)
     with pytest.raises(UsageError, match="raspberry-pi-4"):
-        predict(network, ["raspberry-pi-4"], host=True)
+        predict(network, ["raspberry-pi-4"], host=hosting.measured_here)
     with pytest.raises(UsageError, match="unknown runtime 'ncn'"):
-        predict(network, ["rpi-4b"], runtime="ncn", host=True)
+        predict(network, ["rpi-4b"], runtime="ncn", host=hosting.measured_here)
     (tmp_path / "net.tflite").write_bytes(b"")
     with pytest.raises(UsageError, match=r"net\.tflite cannot be measured here"):
-        predict(tmp_path / "net.tflite", ["rpi-4b"], host=True)
+        predict(tmp_path / "net.tflite", ["rpi-4b"], host=hosting.measured_here)
 
 
 def test_a_file_is_measured_beside_the_suite_and_corrects_all_boards(
@@ -103,7 +103,9 @@ def test_a_file_is_measured_beside_the_suite_and_corrects_all_boards(
     monkeypatch.setattr(hosting, "PROCESSES", 2)
     monkeypatch.setattr(hosting, "DISAGREE", float("inf"))  # the tests' machine is busy
     steps: list[str] = []
-    found = predict(network, ["rpi-4b", "rpi-5"], host=True, on_step=lambda _n, _all, text: steps.append(text))
+    found = predict(
+        network, ["rpi-4b", "rpi-5"], host=hosting.measured_here, on_step=lambda _n, _all, text: steps.append(text)
+    )
     assert [step for step in steps if step.startswith("measure")] == [
         f"measure {name} here" for name in ("net.onnx", "mobilenet", "small")
     ] * 2

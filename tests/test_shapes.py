@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,7 @@ def test_openvino_takes_open_sizes_from_the_samples_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("runtime", ["litert", "tflite-runtime"])
 def test_tflite_takes_open_sizes_from_the_samples_too(runtime: str, tmp_path: Path) -> None:
-    from ai_edge_litert import schema_py_generated as schema
+    schema: Any = importlib.import_module("ai_edge_litert.schema_py_generated")
 
     closed = write(
         tmp_path / "closed.tflite", [((1, 5, 3), np.float32, 0.0, 0, None)] * 2, ["ADD"], [([0, 0], 1)], [0, 1]
