@@ -102,7 +102,7 @@ def described(path: Path) -> Artifact:
         )
     weights = companions_of(path)
     for companion in weights:
-        if not companion.is_file():
+        if path.suffix != ".onnx" and not companion.is_file():  # of ONNX the reader of its operators tells
             raise UsageError(
                 f"{companion.name} is not beside {path.name}",
                 where=str(path),
@@ -116,7 +116,7 @@ def described(path: Path) -> Artifact:
         fmt=endings[path.suffix],
         precision=Precision.FP32,
         signature=Signature((), (), Normalization((0.0,), (1.0,)), ()),
-        companions=weights,
+        companions=tuple(companion for companion in weights if companion.is_file()),
     )
 
 

@@ -145,5 +145,5 @@ def test_weights_beside_an_onnx_file_are_its_own(tmp_path: Path) -> None:
     assert documents(done)["measurements"][0]["artifact"] == "apart-onnx-fp32"
     (tmp_path / "apart.weights").unlink()
     done = edgedistill("benchmark", path, "--json")
-    assert done.returncode == 2
-    assert "apart.weights is not beside apart.onnx" in json.loads(done.stdout)["error"]["message"]
+    assert done.returncode == 3
+    assert "its weights stand in apart.weights, which is not beside it" in json.loads(done.stdout)["error"]["got"]
