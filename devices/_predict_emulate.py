@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import edgedistill.agent
+from edgedistill.companions import companions_of
 from edgedistill.errors import ArtifactError
 from edgedistill.types import file_sha256
 
@@ -47,7 +48,7 @@ def counted(path: Path, runtime: str, core: str, shapes: Mapping[str, tuple[int,
     """
     where = layout()
     where.require()
-    digests = [file_sha256(f) for f in (path, path.with_suffix(".bin"), GUEST) if f.is_file()]
+    digests = [file_sha256(f) for f in (path, *companions_of(path), GUEST) if f.is_file()]
     parts = [_VERSION, where.digest, runtime, core, sorted(shapes.items()), digests]
     kept = where.base / "features" / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}.json"
     try:

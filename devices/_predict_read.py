@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgedistill.companions import companions_of
 from edgedistill.errors import ArtifactError, PluginError, UsageError, nearest
 from edgedistill.types import file_sha256
 
@@ -144,13 +145,14 @@ def _key(path: Path) -> str:
             expected="the extra 'ncnn' installed", got=str(error),
             fix="pip install 'edgedistill[ncnn]', or --predictor graph",
         ) from error  # fmt: skip
-    return hashlib.sha256(f"{tool} {file_sha256(path)}".encode()).hexdigest()[:32]
+    digests = [file_sha256(file) for file in (path, *companions_of(path)) if file.is_file()]
+    return hashlib.sha256(" ".join([tool, *digests]).encode()).hexdigest()[:32]
 
 
 def _pnnx(path: Path, shapes: list[tuple[int, ...]], work: Path) -> None:
     package: Any = import_module("pnnx")
     shutil.copyfile(path, work / "model.onnx")
-    for companion in path.parent.glob(f"{path.name}.data"):
+    for companion in (file for file in companions_of(path) if file.is_file()):
         shutil.copyfile(companion, work / companion.name)
     told = ",".join(f"[{','.join(map(str, shape))}]" for shape in shapes)
     command = [package.EXEC_PATH, "model.onnx", f"inputshape={told}", "fp16=0"]

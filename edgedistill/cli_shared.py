@@ -82,7 +82,7 @@ def require_folder(option: str, path: Path) -> None:
 
 
 def described(path: Path) -> Artifact:
-    """A file as an artifact, its format told by its ending; nothing of it is read but its digest.
+    """A file as an artifact, its format told by its ending; of it are read its digest and which files hold its weights.
 
     Raises:
         UsageError: there is no file, its ending is unknown, or the file that holds its weights is not beside it.

@@ -19,6 +19,7 @@ from edgedistill.comparing import compute_all, generated, subjects
 from edgedistill.errors import DeviceError, UsageError
 from edgedistill.recipe import Benchmark
 from tests.conftest import documents, edgedistill
+from tests.predicting import module
 from tests.tflite_files import write
 
 if TYPE_CHECKING:
@@ -143,6 +144,9 @@ def test_weights_beside_an_onnx_file_are_its_own(tmp_path: Path) -> None:
         np.testing.assert_allclose(outputs(path, given, tmp_path), archive["x"] @ weight, rtol=1e-4, atol=1e-4)
     done = edgedistill("benchmark", path, "--preset", "quick", "--rounds", "1", "--json")
     assert documents(done)["measurements"][0]["artifact"] == "apart-onnx-fp32"
+    converted, _ = module("read").runnable(path, "ncnn")  # pnnx gets both files, and keys by both
+    (tmp_path / "apart.weights").write_bytes((2 * weight).tobytes())
+    assert module("read").runnable(path, "ncnn")[0] != converted
     (tmp_path / "apart.weights").unlink()
     done = edgedistill("benchmark", path, "--json")
     assert done.returncode == 3
