@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgedistill.statistics import early_stopping_p90, summarize_ms
+from edgedistill.statistics.latency import early_stopping_p90, summarize_ms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

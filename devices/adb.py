@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from edgedistill.errors import UsageError, nearest
 from edgedistill.types import BenchmarkResult, DeviceInfo
 
-from ._remote_adb import MACHINES, attached, properties, require_ready, run_tool
-from ._remote_boards import AdbBoard, adb_boards
-from ._remote_elf import SCRIPT, machine_of
-from ._remote_tools import FIGURES, TOOLS, Tool
+from ._remote.adb_call import MACHINES, attached, properties, require_ready, run_tool
+from ._remote.described import AdbBoard, adb_boards
+from ._remote.elf import SCRIPT, machine_of
+from ._remote.programs import FIGURES, TOOLS, Tool
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import _arm_device as device
-from . import _arm_install as installing
-from ._arm_cores import CORES
-from ._arm_layout import layout, pins
+from ._arm import device
+from ._arm import install as installing
+from ._arm.cores import CORES
+from ._arm.layout import layout, pins
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ def describe(device_id: str) -> DeviceInfo:
 
 
 def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
-    """Run the agent in the guest (see `_arm_device.run` for what is raised)."""
+    """Run the agent in the guest (see `_arm/device.py` for what is raised)."""
     return device.run(device_id, job)
 
 

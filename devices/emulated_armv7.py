@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import _arm_device as device
+from ._arm import device
 
 if TYPE_CHECKING:
     from edgedistill.types import BenchmarkJob, BenchmarkResult, DeviceInfo
@@ -21,5 +21,5 @@ def describe(device_id: str) -> DeviceInfo:
 
 
 def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
-    """Run the agent in the guest (see `_arm_device.run` for what is raised)."""
+    """Run the agent in the guest (see `_arm/device.py` for what is raised)."""
     return device.run(device_id, job)

@@ -18,8 +18,8 @@ from edgedistill.errors import DeviceError, UsageError, nearest
 from edgedistill.types import BenchmarkResult, DeviceInfo, file_sha256
 
 from ._agent import arguments_of, hung, raise_refusal, time_limit_s
-from ._remote_boards import find_ssh_board, ssh_boards, ssh_hosts, unknown
-from ._remote_ssh import call
+from ._remote.described import find_ssh_board, ssh_boards, ssh_hosts, unknown
+from ._remote.ssh_call import call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from edgedistill.errors import EdgeDistillError
     from edgedistill.types import BenchmarkJob, Json
 
-    from ._remote_boards import SshBoard
-    from ._remote_ssh import Call
+    from ._remote.described import SshBoard
+    from ._remote.ssh_call import Call
 
 REQUIRES: tuple[str, ...] = ()
 SCHEME = "ssh"

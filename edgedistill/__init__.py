@@ -9,20 +9,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgedistill.conversion.export import export
     from edgedistill.errors import EdgeDistillError
-    from edgedistill.exporting import export
     from edgedistill.pipeline import Outcome, compress
-    from edgedistill.recipe import Recipe, load_recipe
+    from edgedistill.recipe.document import Recipe, load_recipe
 
 __all__ = ["EdgeDistillError", "Outcome", "Recipe", "compress", "export", "load_recipe"]
 
 _HOMES = {
     "EdgeDistillError": "edgedistill.errors",
     "Outcome": "edgedistill.pipeline",
-    "Recipe": "edgedistill.recipe",
+    "Recipe": "edgedistill.recipe.document",
     "compress": "edgedistill.pipeline",
-    "export": "edgedistill.exporting",
-    "load_recipe": "edgedistill.recipe",
+    "export": "edgedistill.conversion.export",
+    "load_recipe": "edgedistill.recipe.document",
 }
 
 

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import edgedistill
 from edgedistill.errors import DataError, PluginError, UsageError, nearest
-from edgedistill.gate import judge
+from edgedistill.events import Silent, Watch
 from edgedistill.plugins import device_runtimes, find_plugin, load_device, plugin_names, source_of
-from edgedistill.predicting import is_predicted, profile_of
-from edgedistill.recipe import Assistants, Distill, MultiStage, Recipe, canonical
+from edgedistill.prediction.predict import is_predicted, profile_of
+from edgedistill.recipe.document import Assistants, Distill, MultiStage, Recipe, canonical
+from edgedistill.release.gate import judge
 from edgedistill.report.build import package_versions
-from edgedistill.retraining import Retraining, needed, writable
 from edgedistill.runs import Run, Stage, open_run, publish
-from edgedistill.stored import Files, read_json
+from edgedistill.stages.files import Files, read_json
+from edgedistill.stages.requantize import Retraining, needed, writable
 from edgedistill.types import Json, Precision, Verdict, file_sha256
-from edgedistill.watch import Silent, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,7 +83,7 @@ def _connected() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    from edgedistill.distillation.distributed import together
+    from edgedistill.distillation.training.distributed import together
 
     with together(1):
         yield
@@ -100,7 +100,7 @@ def check(recipe: Recipe, beside: Path) -> None:
         UsageError: of the kind that the run would have met.
     """
     from edgedistill.data.sources import source_key
-    from edgedistill.students.key import model_key
+    from edgedistill.models.key import model_key
 
     known_to = {name: writable(name) for name in recipe.export.formats}
     for word in recipe.export.precisions:

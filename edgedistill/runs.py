@@ -16,14 +16,14 @@ import errno
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgedistill.errors import EdgeDistillError, StorageError
+from edgedistill.errors import StorageError
+from edgedistill.storage import fsync, is_full, storage_error, storage_errors, write_atomically
 from edgedistill.types import Json, file_sha256
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Run:
             work.mkdir(parents=True, exist_ok=True)
             make(work)
             shutil.rmtree(work / RESUME, ignore_errors=True)
-            if _is_full(self.root):  # libraries may have written half a file without a word
+            if is_full(self.root):  # libraries may have written half a file without a word
                 raise OSError(errno.ENOSPC, "no free space left after writing", str(work))
             listing = {
                 path.relative_to(work).as_posix(): file_sha256(path)
@@ -106,12 +106,12 @@ class Run:
                 if path.is_file()
             }
             for file in listing:
-                _fsync(work / file)
+                fsync(work / file)
             write_atomically(work / _LIST, json.dumps(listing, indent=1))
             shutil.rmtree(folder, ignore_errors=True)
             folder.parent.mkdir(parents=True, exist_ok=True)
             work.rename(folder)
-            _fsync(folder.parent)
+            fsync(folder.parent)
         return listing
 
     def finish(self) -> None:
@@ -139,7 +139,7 @@ def open_run(root: Path, on_stage: Callable[[str, str], None] = lambda _name, _s
         root.mkdir(parents=True, exist_ok=True)
         lock = (root / ".lock").open("a")
     except OSError as error:  # whatever it is, nothing can be written there
-        raise _storage_error(root, full=error.errno == errno.ENOSPC, error=error) from error
+        raise storage_error(root, full=error.errno == errno.ENOSPC, error=error) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -168,75 +168,6 @@ def _try_manifest(run: Run) -> None:
         run.finish()
     except (StorageError, OSError):
         return
-
-
-@contextmanager
-def storage_errors(root: Path) -> Iterator[None]:
-    """Tell any failure that a full or read-only disk caused as such, whoever raised it.
-
-    Libraries written in C++ raise their own errors, or none, when a write fails; so an error on a disk
-    without free space is taken for what it is.
-    """
-    try:
-        yield
-    except EdgeDistillError:
-        raise
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT) or _is_full(root)
-        ours = error.filename is None or str(error.filename).startswith(str(root))
-        if not full and not (ours and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)):
-            raise
-        raise _storage_error(root, full=full, error=error) from error
-    except Exception as error:
-        if os.strerror(errno.ENOSPC) not in str(error) and not _is_full(root):
-            raise
-        raise _storage_error(root, full=True, error=error) from error
-
-
-def _storage_error(root: Path, *, full: bool, error: Exception) -> StorageError:
-    if full:
-        return StorageError(
-            "the disk is full; what was unfinished is discarded, finished stages are kept",
-            where=str(root),
-            expected="free space for the stage's files",
-            got=str(error),
-            fix="free some space, or give a directory on another disk with --run; the same command goes on from here",
-        )
-    return StorageError(
-        "the run directory cannot be written",
-        where=str(getattr(error, "filename", None) or root),
-        expected="a directory that this user may write to",
-        got=str(error),
-        fix="give another directory with --run, or change its permissions",
-    )
-
-
-def require_space(folder: Path, size_bytes: int) -> None:
-    """Refuse to start what would fill the disk: some converters end the whole process when a write fails.
-
-    Raises:
-        StorageError: less is free.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < size_bytes:
-        raise _storage_error(folder, full=True, error=OSError(f"{free} bytes free, about {size_bytes} needed"))
-
-
-def _is_full(root: Path) -> bool:
-    try:
-        return shutil.disk_usage(root).free < 4096  # noqa: PLR2004 - less than one block
-    except OSError:
-        return False
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write to a temporary name, flush to disk, rename."""
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as stream:
-        stream.write(content.encode() if isinstance(content, str) else content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
 
 
 def publish(source: Path, target: Path) -> None:
@@ -285,14 +216,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _believed(folder: Path) -> dict[str, str] | None:

@@ -39,7 +39,7 @@ gate: {quality: {max_drop: 0.9}, size: {max_ratio: 2.0}, parity: true}
 
 def edgedistill(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user does, in a process of its own."""
-    command = [sys.executable, "-m", "edgedistill.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "edgedistill.cli.main", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
 
 
@@ -84,7 +84,7 @@ def copied(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
 
 def kill_in(stage: str, recipe: Path, run: Path) -> bool:
     """Start the run and end it by SIGKILL once it says that the stage has begun; whether that was in time."""
-    command = [sys.executable, "-m", "edgedistill.cli", "compress", str(recipe), "--run", str(run)]
+    command = [sys.executable, "-m", "edgedistill.cli.main", "compress", str(recipe), "--run", str(run)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from edgedistill.recipe import Augment
+    from edgedistill.recipe.document import Augment
     from edgedistill.types import Array
 
 _CROP_Y, _CROP_X, _FLIP, _CUT_Y, _CUT_X, _NOISE = range(6)

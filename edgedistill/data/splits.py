@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgedistill.data.sources import Raw, Samples
+from edgedistill.data.preparation import apply, fitted
+from edgedistill.data.samples import Raw, Samples
 from edgedistill.errors import DataError
-from edgedistill.recipe import Normalize
 from edgedistill.types import Array, Json, Normalization
 
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import Literal
+
+    from edgedistill.recipe.document import Normalize
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def prepare(
             fix="add samples of the other classes",
         )
     names = raw.class_names or tuple(str(n) for n in range(count))
-    normalization = _normalization(train, normalize, raw.unit)
+    normalization = fitted(train, normalize, raw.unit)
     inputs, labels = apply(normalization, train.inputs), train.labels.astype(np.int64)
     if unlabelled is not None:
         if unlabelled.shape[1:] != train.inputs.shape[1:] or not np.isfinite(unlabelled).all():
@@ -86,15 +88,6 @@ def prepare(
         names,
         normalization,
     )
-
-
-def apply(normalization: Normalization, raw: Array) -> Array:
-    """(raw - mean) / std per channel (axis 1), as float32."""
-    shape = (1, -1) + (1,) * (raw.ndim - 2)
-    mean = np.array(normalization.mean, dtype=np.float32).reshape(shape)
-    std = np.array(normalization.std, dtype=np.float32).reshape(shape)
-    normalized: Array = ((raw - mean) / std).astype(np.float32)
-    return normalized
 
 
 def save(data: Data, folder: Path) -> None:
@@ -178,24 +171,3 @@ def _split(samples: Samples, evaluation_fraction: float, seed: int) -> tuple[Sam
         return Samples(samples.inputs[ordered], samples.labels[ordered], samples.where)
 
     return part(train), part(evaluation)
-
-
-def _normalization(train: Samples, normalize: Literal["auto", "none"] | Normalize, unit: str) -> Normalization:
-    channels = train.inputs.shape[1]
-    if normalize == "none":
-        return Normalization((0.0,), (1.0,), unit)
-    if isinstance(normalize, Normalize):
-        if len(normalize.mean) not in (1, channels):
-            raise DataError(
-                "the normalisation does not fit the samples",
-                where="data.normalize",
-                expected=f"1 value or {channels}, one per channel",
-                got=f"{len(normalize.mean)} values",
-                fix="correct mean and std",
-            )
-        return Normalization(tuple(normalize.mean), tuple(normalize.std), unit)
-    axes = (0, *range(2, train.inputs.ndim))
-    mean = train.inputs.mean(axis=axes, dtype=np.float64)
-    std = train.inputs.std(axis=axes, dtype=np.float64)
-    std[std < np.finfo(np.float32).tiny] = 1.0  # a constant channel carries nothing; dividing by 0 would make it NaN
-    return Normalization(tuple(float(m) for m in mean), tuple(float(s) for s in std), unit)

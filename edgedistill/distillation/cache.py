@@ -21,7 +21,7 @@ from torch import Tensor
 
 from edgedistill.data.augment import augment, distinct_views
 from edgedistill.errors import StorageError
-from edgedistill.teachers.answers import Signal, Signals
+from edgedistill.models.signals import Signal, Signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float
 
-    from edgedistill.distillation.trainer import Answers
-    from edgedistill.recipe import Cache, Train
+    from edgedistill.distillation.training.trainer import Answers
+    from edgedistill.recipe.document import Cache, Train
     from edgedistill.types import Array, Json
 
 _MARGIN_BYTES = 64 * 2**20

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from edgedistill.distillation.capture import Captured, Tap
-from edgedistill.teachers.answers import LOGITS, Signal, Signals
+from edgedistill.models.capture import Captured, Tap
+from edgedistill.models.signals import LOGITS, Signal, Signals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from edgedistill.distillation.cache import CachedTeacher
-from edgedistill.distillation.distributed import world
 from edgedistill.distillation.learners import Cohort, Student
-from edgedistill.distillation.objective import Objective, Sides, wanted
-from edgedistill.distillation.peers import MutualObjective, SelfObjective
-from edgedistill.distillation.trainer import Lesson, deterministic, fit, mixed
+from edgedistill.distillation.objective.objective import Objective, Sides, wanted
+from edgedistill.distillation.objective.peers import MutualObjective, SelfObjective
+from edgedistill.distillation.training.distributed import world
+from edgedistill.distillation.training.place import deterministic, mixed
+from edgedistill.distillation.training.trainer import Lesson, fit
 from edgedistill.errors import ModelError
-from edgedistill.recipe import (
+from edgedistill.models.signals import LOGITS, Signal
+from edgedistill.recipe.document import (
     Assistants,
     BornAgain,
     CrossEntropy,
@@ -28,8 +30,8 @@ from edgedistill.recipe import (
     SelfDistillation,
 )
 from edgedistill.students.build import build
-from edgedistill.teachers.answers import LOGITS, LiveTeacher, Signal
 from edgedistill.teachers.build import members
+from edgedistill.teachers.live import LiveTeacher
 from edgedistill.teachers.module import Adapted, frozen
 
 if TYPE_CHECKING:
@@ -37,11 +39,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgedistill.data.splits import Data
-    from edgedistill.distillation.trainer import Epoch
-    from edgedistill.recipe import Recipe, Term, Train
-    from edgedistill.recipe_models import StudentModel
+    from edgedistill.events import Epoch, Watch
+    from edgedistill.recipe.document import Recipe, Term, Train
+    from edgedistill.recipe.models import StudentModel
     from edgedistill.teachers.build import Teacher
-    from edgedistill.watch import Watch
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import platform
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from edgedistill.benchmarking import ratio_of
-from edgedistill.report.recommending import recommend, with_choice
+from edgedistill.conversion.recommendation import recommend, with_choice
+from edgedistill.measurement.measure import ratio_of
 from edgedistill.tasks import classification
 
 if TYPE_CHECKING:

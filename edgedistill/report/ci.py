@@ -23,7 +23,7 @@ def junit(gate: Json, name: str) -> str:
         skipped=str(told.count("skipped")),
     )
     for check, kind in zip(checks, told, strict=True):
-        case = ET.SubElement(suite, "testcase", classname="edgedistill.gate", name=check["id"])
+        case = ET.SubElement(suite, "testcase", classname="edgedistill.release.gate", name=check["id"])
         if kind is not None:
             ET.SubElement(case, kind, message=check["reason"], type=check["state"])
     return ET.tostring(suite, encoding="unicode", xml_declaration=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgedistill.gate import UNVALIDATED
+from edgedistill.release.gate import UNVALIDATED
 from edgedistill.report.latency_plot import latency_pictures
 from edgedistill.report.prediction_plot import prediction_picture
 from edgedistill.report.rows import HEADINGS, counted, percent, rows, spread

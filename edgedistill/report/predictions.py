@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from edgedistill.gate import UNVALIDATED
+from edgedistill.release.gate import UNVALIDATED
 
 if TYPE_CHECKING:
     from rich.console import Console

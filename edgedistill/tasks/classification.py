@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgedistill.statistics import Interval, wilson
+from edgedistill.statistics.intervals import Interval, wilson
+from edgedistill.types import Normalization, Signature, TensorSpec
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
+    from edgedistill.data.splits import Data
     from edgedistill.types import Array, Json
 
 METRIC = "top1"
@@ -43,3 +45,15 @@ def quality_json(interval: Interval) -> Json:
         "ci95": [interval.low, interval.high],
         "method": "Wilson score interval",
     }
+
+
+def signature(data: Data) -> Signature:
+    """The signature that every artifact of these data has: one float input, one row of logits."""
+    shape = data.sample_shape
+    image = len(shape) == 3  # noqa: PLR2004 - channels, height, width
+    return Signature(
+        (TensorSpec("image" if image else "input", ("batch", *shape), "float32", "NCHW" if image else ""),),
+        (TensorSpec("logits", ("batch", data.classes), "float32"),),
+        Normalization(data.normalization.mean, data.normalization.std, data.normalization.raw),
+        data.class_names,
+    )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgedistill.errors import DataError, ModelError
-from edgedistill.recipe import EnsembleTeacher, FileTeacher
+from edgedistill.models.key import file_path
+from edgedistill.recipe.document import EnsembleTeacher, FileTeacher
 from edgedistill.students.build import check_output, construct
-from edgedistill.students.key import file_path
 from edgedistill.teachers.ensemble import Ensemble
 from edgedistill.teachers.file import OnnxModel, as_onnx
 from edgedistill.teachers.module import Adapted, Affine
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgedistill.data.splits import Data
-    from edgedistill.recipe import Normalize
-    from edgedistill.recipe_teachers import Member
+    from edgedistill.recipe.document import Normalize
+    from edgedistill.recipe.teachers import Member
     from edgedistill.types import Normalization
 
 Teacher = Adapted | Ensemble

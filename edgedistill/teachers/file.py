@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from edgedistill.errors import ModelError, PluginError
-from edgedistill.students.build import BlackBox
+from edgedistill.models.facts import BlackBox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

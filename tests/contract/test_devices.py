@@ -12,8 +12,8 @@ import pytest
 from edgedistill.errors import ArtifactError, DeviceError, EdgeDistillError, PluginError, UsageError
 from edgedistill.plugins import VERBS, device_runtimes, find_plugin, list_devices, load_device, plugin_names
 from edgedistill.types import BenchmarkJob
-from tests import boards
-from tests.tflite_files import write
+from tests.helpers import boards
+from tests.helpers.tflite_files import write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ EXAMPLES = {
 }  # fmt: skip
 """A device of each scheme that can be had without hardware of one's own."""
 LIGHT = [EXAMPLES[scheme] for scheme in ("cpu", "micro", "ssh")]
-"""Those that answer in a second; test_arm_guest.py asks the emulator the same."""
+"""Those that answer in a second; tests/devices/test_arm_guest.py asks the emulator the same."""
 HARDWARE = {"adb"}
 """Schemes that stand for hardware alone; their own tests have a stand-in for it."""
 
@@ -36,7 +36,7 @@ def doubling(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def board(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`ssh:loopback`, without a network: tests/test_ssh.py has an sshd, which not every machine has."""
+    """`ssh:loopback`, without a network: tests/devices/test_ssh.py has an sshd, which not every machine has."""
     folder = tmp_path_factory.mktemp("board")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PATH", f"{folder}/programs:{os.environ['PATH']}")

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from edgedistill.bundle import path_in_bundle
-from edgedistill.comparing import compute, subjects
-from edgedistill.parity import compare
+from edgedistill.artifacts.running import compute, subjects
+from edgedistill.parity.compare import compare
 from edgedistill.plugins import VERBS, find_plugin, load_exporter, plugin_names
-from edgedistill.recipe import ParitySettings
+from edgedistill.recipe.document import ParitySettings
+from edgedistill.release.bundle import path_in_bundle
 from edgedistill.students.convnet import ConvNet
 from edgedistill.types import Artifact, Normalization, Precision, Signature, TensorSpec, file_sha256
 

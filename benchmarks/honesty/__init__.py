@@ -1,1 +1,0 @@
-"""Is the harness honest? `python -m benchmarks.honesty harness|alarms`; not shipped with the package."""

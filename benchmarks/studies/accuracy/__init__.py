@@ -1,0 +1,1 @@
+"""How right predictions are, and what int8 costs."""

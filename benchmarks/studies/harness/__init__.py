@@ -1,0 +1,1 @@
+"""Our harness beside bare loops."""

@@ -1,0 +1,1 @@
+"""The ARM emulator: installed without root, one core at a time."""

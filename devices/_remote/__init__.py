@@ -1,0 +1,1 @@
+"""Boards and phones behind ssh and adb."""

@@ -1,0 +1,41 @@
+"""Simulated devices: `sim:raspberry-pi-4b` and others. A predicted latency with a stated error; nothing runs there."""
+
+from .device import (
+    PREDICTORS,
+    REQUIRES,
+    SCHEME,
+    SOURCE,
+    calibrate,
+    catalogue,
+    describe,
+    host_expected_ms,
+    host_runnable,
+    memory_features,
+    predict,
+    remake,
+    require_free,
+    require_runtime,
+    run,
+    show,
+    validation,
+)
+
+__all__ = [
+    "PREDICTORS",
+    "REQUIRES",
+    "SCHEME",
+    "SOURCE",
+    "calibrate",
+    "catalogue",
+    "describe",
+    "host_expected_ms",
+    "host_runnable",
+    "memory_features",
+    "predict",
+    "remake",
+    "require_free",
+    "require_runtime",
+    "run",
+    "show",
+    "validation",
+]

@@ -1,0 +1,1 @@
+"""Graphs read from files: layers, sizes and what lives at once."""

@@ -1,0 +1,1 @@
+"""Timings that others published, and networks as they timed them."""

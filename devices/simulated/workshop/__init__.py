@@ -1,0 +1,1 @@
+"""Profiles made anew from the evidence, and held against what no fit saw."""

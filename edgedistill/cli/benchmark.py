@@ -1,0 +1,180 @@
+"""`edgedistill benchmark`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgedistill.artifacts.identify import artifact_of
+from edgedistill.cli.common import AsJson, Debug, console, emit
+from edgedistill.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from edgedistill.measurement.measure import Samples
+    from edgedistill.recipe.document import Benchmark
+    from edgedistill.types import Artifact, Json
+
+
+def benchmark(
+    artifacts: Annotated[list[Path], typer.Argument(help="Files: .onnx, .tflite, .xml, .param.")],
+    device: Annotated[list[str] | None, typer.Option("--device", help="Where. Default: cpu.")] = None,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")] = 1,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            "--against", help="Say whether each file is faster or slower than this one, measured interleaved."
+        ),
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option("--rounds", min=1, help="Fresh processes per artifact. Default: the preset's, 12 with --against."),
+    ] = None,
+    preset: Annotated[
+        str, typer.Option("--preset", help="quick, normal or official: least queries and seconds of a round.")
+    ] = "normal",
+    affinity: Annotated[str, typer.Option("--affinity", help="Cores to run on, such as 0,1.")] = "",
+    profile: Annotated[
+        int, typer.Option("--profile", min=0, help="Also time every operator, over so many inferences.")
+    ] = 0,
+    sustained: Annotated[
+        float,
+        typer.Option("--sustained", min=0, help="Also run this many minutes without a pause, told by the minute."),
+    ] = 0.0,
+    inputs: Annotated[
+        Path | None,
+        typer.Option("--inputs", help="Model-ready samples (.npz, first axis: samples). Default: seeded normal ones."),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw distributions, timelines, operators: an SVG.")
+    ] = None,
+    samples: Annotated[
+        Path | None, typer.Option("--samples", help="Keep every latency, in nanoseconds: an .npz.")
+    ] = None,
+    timeout: Annotated[float, typer.Option("--timeout", min=0, help="Most seconds that a round may take.")] = 600.0,
+    as_json: AsJson = False,
+    debug: Debug = False,  # noqa: ARG001 - read in main
+) -> int:
+    """Measure latency and memory of artifacts, each in every runtime installed; on emulated devices, instructions."""
+    from edgedistill.cli.progress import TerminalWatch
+
+    wanted = {"threads": threads, "preset": preset, "affinity": _cores(affinity), "profile": profile}
+    wanted |= {"sustained_min": sustained, "timeout_s": timeout}
+    _require_places(device or ["cpu"], plot, samples)
+    many = rounds or (12 if against else None)
+    wanted |= {"rounds": many} if many else {}
+    measurements: list[Json] = []
+    kept: Samples = {}
+    watch = TerminalWatch()
+    with watch.bar:
+        for name in device or ["cpu"]:
+            measurements += _measure(
+                [artifact_of(path) for path in artifacts],
+                artifact_of(against) if against else None,
+                _benchmark_settings(device=name, **wanted),
+                inputs,
+                lambda done, total, text: watch.step(f"measure {text}", done, total),
+                kept,
+            )
+    _keep(measurements, kept, plot, samples)
+    if as_json:
+        emit({"measurements": measurements})
+    else:
+        from edgedistill.report.terminal import show_measurements
+
+        show_measurements(measurements, console())
+    return 0 if all(m["valid"] for m in measurements) else 3
+
+
+def _require_places(devices: Sequence[str], plot: Path | None, samples: Path | None) -> None:
+    """Before minutes are spent: a folder for what is kept, and something that is timed.
+
+    Raises:
+        UsageError: a folder is missing, or there will be no latency to keep.
+        PluginError: an unknown device.
+    """
+    from edgedistill.cli.common import require_folder
+    from edgedistill.plugins import source_of
+
+    timed = [device for device in devices if source_of(device) == "measured"]
+    for option, path in (("--plot", plot), ("--samples", samples)):
+        if path is None:
+            continue
+        require_folder(option, path)
+        if not timed:
+            raise UsageError(
+                f"{option} keeps latencies, and none is measured on {', '.join(devices)}", where=option,
+                expected="a device that is measured, such as cpu", got=", ".join(devices), fix=f"leave {option} out",
+            )  # fmt: skip
+
+
+def _measure(
+    files: Sequence[Artifact],
+    against: Artifact | None,
+    settings: Benchmark,
+    inputs: Path | None,
+    on_step: Callable[[int, int, str], None],
+    kept: Samples,
+) -> list[Json]:
+    """On an emulated device nothing is timed, on a simulated one nothing runs."""
+    from edgedistill.measurement.emulated import emulate_files, is_emulated
+    from edgedistill.measurement.measure import measure_files
+    from edgedistill.prediction.predict import is_predicted, predict_files
+
+    if is_predicted(settings.device):
+        return predict_files(files, settings)
+    if is_emulated(settings.device):
+        return emulate_files(files, against, settings, inputs, on_step)
+    return measure_files(files, against, settings, on_step, kept, inputs)
+
+
+def _keep(measurements: list[Json], kept: Samples, plot: Path | None, samples: Path | None) -> None:
+    """Write the picture and the samples, where they are wanted."""
+    import io
+
+    import numpy as np
+
+    from edgedistill.report.latency_plot import latency_pictures
+    from edgedistill.storage import storage_errors, write_atomically
+
+    if plot is not None:
+        with storage_errors(plot.parent):
+            timed = [m for m in measurements if m["source"] == "measured" and "percentiles_ms" in m]
+            write_atomically(plot, latency_pictures(timed))
+    if samples is not None:
+        stream = io.BytesIO()
+        np.savez_compressed(stream, **kept)
+        with storage_errors(samples.parent):
+            write_atomically(samples, stream.getvalue())
+
+
+def _benchmark_settings(**wanted: Any) -> Benchmark:
+    from pydantic import ValidationError
+
+    from edgedistill.recipe.document import Benchmark
+
+    try:
+        return Benchmark.model_validate(wanted)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = f"--{first['loc'][0]}"
+        raise UsageError(
+            f"{option}: {first['msg']}",
+            where=option,
+            expected=first["msg"],
+            got=repr(first["input"]),
+            fix=f"edgedistill benchmark --help tells what {option} takes",
+        ) from None
+
+
+def _cores(text: str) -> list[int]:
+    try:
+        return [int(core) for core in text.split(",") if core]
+    except ValueError:
+        raise UsageError(
+            f"--affinity {text!r} names no cores", where="--affinity", expected="numbers such as 0,1", got=repr(text),
+            fix="list the cores' numbers",
+        ) from None  # fmt: skip

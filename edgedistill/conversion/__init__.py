@@ -1,0 +1,1 @@
+"""A model to files: read, written, quantised, proved, measured, recommended."""

@@ -1,0 +1,106 @@
+"""Which of several files is the fastest, beyond what noise can make believe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgedistill.artifacts.running import subjects_on
+from edgedistill.errors import EdgeDistillError
+from edgedistill.measurement.measure import measure, measure_beside, ratio_of
+from edgedistill.plugins import source_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from edgedistill.recipe.benchmark import Benchmark
+    from edgedistill.types import Artifact
+
+HOST = "cpu"
+_ROUNDS = 3
+_DECIDING_ROUNDS = 9
+"""The fewest whose sign-flip test can reach p <= 0.005: 2 of 2^9 patterns."""
+_NEAR = 1.01
+_WORTH = 0.98
+
+
+@dataclass(frozen=True)
+class Race:
+    """How the files did.
+
+    Attributes:
+        winner: position of the file to take.
+        rounds: for each file its latency over that of the base in each interleaved round; empty where none was run.
+        device: where.
+        notes: what a reader should know.
+    """
+
+    winner: int
+    rounds: tuple[tuple[float, ...], ...]
+    device: str
+    notes: tuple[str, ...] = ()
+
+
+def race(
+    base: Artifact, files: Sequence[Artifact], benchmark: Benchmark, on_step: Callable[[str], None] = lambda _: None
+) -> Race:
+    """Measure files beside their base, in the first runtime of the format, on the benchmark's device.
+
+    The first file wins, unless another is faster than it by 2% and the interleaved comparison of the two (speed.py)
+    says so: noise must not choose files. A device that cannot be reached, or that gives no times, is replaced by this
+    host, and the notes say so.
+    """
+    if len(files) < 2:  # noqa: PLR2004 - there is nothing to choose
+        return Race(0, ((),) * len(files), benchmark.device)
+    settings, notes = _target(benchmark)
+    try:
+        return _raced(base, files, settings, notes, on_step)
+    except EdgeDistillError as error:
+        if settings.device == HOST:
+            raise
+        notes = (f"{settings.device} did not measure the candidates ({error.message}): this host did",)
+        return _raced(base, files, settings.model_copy(update={"device": HOST}), notes, on_step)
+
+
+def _target(benchmark: Benchmark) -> tuple[Benchmark, tuple[str, ...]]:
+    """How to measure, and why not on the device that the recipe names."""
+    quick = benchmark.model_copy(
+        update={"rounds": _ROUNDS, "min_queries": 64, "min_duration_s": 0.05, "sustained_min": 0.0, "profile": 0}
+    )
+    source = source_of(benchmark.device)
+    if source == "measured":
+        return quick, ()
+    why = f"{benchmark.device} is {source} and gives no times: candidates were measured on this host"
+    return quick.model_copy(update={"device": HOST}), (why,)
+
+
+def _raced(
+    base: Artifact,
+    files: Sequence[Artifact],
+    settings: Benchmark,
+    notes: tuple[str, ...],
+    on_step: Callable[[str], None],
+) -> Race:
+    named = [replace(file, model=f"candidate-{n}") for n, file in enumerate(files)]
+    found = [subjects_on(settings.device, [one])[0] for one in (base, *named)]
+    on_step(f"measure {len(files)} candidates beside fp32 on {settings.device}")
+    reference, *measured = measure(found, settings, None, lambda *_: None)
+    rounds = tuple(tuple(ratio_of(m, reference)["rounds"]) for m in measured)
+    middles = [float(np.median(ratios)) for ratios in rounds]
+    rival = next(n for n, middle in enumerate(middles) if middle <= _NEAR * min(middles))
+    if rival == 0 or middles[rival] > _WORTH * middles[0]:
+        return Race(0, rounds, settings.device, notes)
+    on_step(f"compare two candidates on {settings.device}")
+    deciding = settings.model_copy(update={"rounds": _DECIDING_ROUNDS})
+    compared, _ = measure_beside([found[rival + 1]], found[1], deciding, lambda *_: None)
+    ratio = compared["ratio_to_reference"]
+    if ratio["answer"] != "faster":
+        return Race(0, rounds, settings.device, notes)
+    why = (
+        f"chosen for its latency on {settings.device}: {ratio['p50']:.2f} x that of the default scheme over "
+        f"{_DECIDING_ROUNDS} rounds (p = {ratio['p_value']:.3f}); another host may choose otherwise, "
+        "`quantize.candidates` with one name does not"
+    )
+    return Race(rival, rounds, settings.device, (*notes, why))

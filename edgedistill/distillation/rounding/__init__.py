@@ -1,0 +1,1 @@
+"""Quantisation-aware training: the rounding of files, simulated while the student learns."""

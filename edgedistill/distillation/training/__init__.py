@@ -1,0 +1,1 @@
+"""The loop that trains: epochs, checkpoints, schedules, several processes."""

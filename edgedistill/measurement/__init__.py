@@ -1,0 +1,1 @@
+"""Latency and memory of artifacts on devices: measured, emulated or predicted."""

@@ -1,0 +1,1 @@
+"""Whether two files compute the same thing, and where they depart first."""

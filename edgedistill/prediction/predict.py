@@ -1,0 +1,167 @@
+"""Predicted latency and memory of files on simulated devices, each with an interval and what stands behind it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgedistill.errors import UsageError
+from edgedistill.plugins import find_plugin, source_of
+from edgedistill.types import Precision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from edgedistill.recipe.document import Benchmark
+    from edgedistill.types import Artifact, Json
+
+PREDICTORS = ("counts", "graph")
+_INTEGERS = (Precision.INT8_STATIC, Precision.INT8_QAT)
+_FLOATS = (Precision.FP32, Precision.FP16)
+_OTHER_FLOATS = {
+    "fp16": "not in fp32: ncnn computes in half floats on these cores", "fp32": "not in fp16: timings of 32-bit floats",
+}  # fmt: skip
+
+
+def is_predicted(device_id: str) -> bool:
+    """Whether a device's figures are predicted: its plug-in says SOURCE = "predicted"."""
+    return source_of(device_id) == "predicted"
+
+
+def catalogue() -> list[Json]:
+    """Every simulated device: `id`, `name`, `class`, `status`, `blocks` with their errors."""
+    found: list[Json] = _simulator().catalogue()
+    return found
+
+
+def profile_of(device_id: str) -> Json:
+    """The whole profile of a `sim:ID`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found: Json = _simulator().show(device_id)
+    return found
+
+
+def predict(
+    artifact: Path,
+    devices: Sequence[str] = (),
+    *,
+    runtime: str | None = None,
+    threads: int | None = None,
+    precision: str | None = None,
+    predictor: str | None = None,
+    host: Callable[[Path, Callable[[int, int, str], None]], Json] | None = None,
+    budget_ms: float | None = None,
+    budget_mb: float | None = None,
+    on_step: Callable[[int, int, str], None] = lambda *_: None,
+) -> Json:
+    """Predict a file on simulated devices (none named: all of them).
+
+    With `host`, which is `hosting.measured_here`, the file is measured on this machine first, and that corrects the
+    operator classes. `on_step` is told of what takes long: number, how many, what.
+
+    Returns:
+        `host`, what was measured, if it was; `predictions`, the fastest first, each a predicted measurement, and
+        `refused`: device, reason, fix. With a budget each prediction has `meets_budget`: whether the upper end of its
+        interval, or its memory, keeps within.
+
+    Raises:
+        UsageError: an unknown device, runtime, predictor, precision or file, no emulator for the predictor `counts`, or
+            `host` with that predictor.
+        DeviceError: the one device that was named has nothing to say, or this machine's measurements disagree.
+    """
+    if predictor not in (None, *PREDICTORS):
+        raise UsageError(
+            f"unknown predictor {predictor!r}", where="--predictor", expected=", ".join(PREDICTORS),
+            got=repr(predictor), fix="use one of these, or leave it out",
+        )  # fmt: skip
+    if host is not None:
+        _require_correctable(devices, runtime, predictor)
+    measured = host(artifact, on_step) if host is not None else None
+    found: Json = _simulator().predict(
+        artifact, list(devices), runtime=runtime, threads=threads, precision=_arithmetic(precision),
+        predictor="graph" if host else predictor, residual=measured["residual"] if measured else None, on_step=on_step,
+    )  # fmt: skip
+    found |= {"host": measured} if measured else {}
+    for one in found["predictions"]:
+        one.update(_named(one, runtime, precision), **_within(one, budget_ms, budget_mb))
+    return found
+
+
+def predict_files(artifacts: Sequence[Artifact], settings: Benchmark) -> list[Json]:
+    """One predicted measurement per artifact on `settings.device`, with `settings.threads`.
+
+    Raises:
+        UsageError: an unknown device.
+        DeviceError: the device has nothing to say of an artifact.
+    """
+    found = []
+    for artifact in artifacts:
+        made = predict(artifact.path, [settings.device], threads=settings.threads)["predictions"]
+        found += [{**one, "artifact": artifact.id} for one in made]
+    return found
+
+
+def _require_correctable(devices: Sequence[str], runtime: str | None, predictor: str | None) -> None:
+    """Before minutes are spent on it.
+
+    Raises:
+        UsageError: there will be nothing to correct, or a device or runtime is unknown.
+    """
+    if predictor == "counts":
+        raise UsageError(
+            "counts are not corrected by a measurement on this machine", where="--host", expected="--predictor graph",
+            got="--predictor counts", fix="leave one of the two out",
+        )  # fmt: skip
+    for device in devices:
+        _simulator().show(device)
+    _simulator().require_runtime(runtime)
+
+
+def _simulator() -> Any:
+    return find_plugin("devices", "simulated")
+
+
+def _arithmetic(precision: str | None) -> str | None:
+    """A precision as profiles know it: `float`, whose width the core decides, or `int8`.
+
+    Raises:
+        UsageError: no profile knows such a precision.
+    """
+    if precision in (None, "float"):
+        return precision
+    parsed = Precision.parse(str(precision))
+    if parsed in _INTEGERS:
+        return "int8"
+    if parsed in _FLOATS:
+        return "float"
+    raise UsageError(
+        f"no profile has timings in {parsed.value}", where="--precision", expected="fp32, fp16, int8", got=parsed.value,
+        fix="measure it on the board itself",
+    )  # fmt: skip
+
+
+def _named(prediction: Json, runtime: str | None, precision: str | None) -> Json:
+    """Runtime and int8 under the names that were asked for, floats as they are; `arithmetic` is what the profile knows.
+
+    A flag says where the floats are not those that were asked for.
+    """
+    arithmetic, told = prediction["precision"], prediction.pop("floats")
+    flags = list(prediction["flags"])
+    if arithmetic == "int8":
+        told = "int8" if precision in (None, "float") else str(precision)
+    elif precision not in (None, "float", told):
+        flags.append(_OTHER_FLOATS[told])
+    return {"runtime": runtime or prediction["runtime"], "precision": told, "arithmetic": arithmetic, "flags": flags}
+
+
+def _within(prediction: Json, budget_ms: float | None, budget_mb: float | None) -> Json:
+    """The upper end of the interval counts; so does the whole memory."""
+    if budget_ms is None and budget_mb is None:
+        return {}
+    late = budget_ms is not None and prediction["interval80_ms"][1] > budget_ms
+    large = budget_mb is not None and prediction["predicted_memory_bytes"]["total"] > budget_mb * 1e6
+    reasons = (["80% interval above the budget"] if late else []) + (["memory above the budget"] if large else [])
+    return {"meets_budget": not reasons, "budget_reasons": reasons}

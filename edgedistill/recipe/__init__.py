@@ -1,0 +1,1 @@
+"""What a user asks for, in YAML: one file a section."""

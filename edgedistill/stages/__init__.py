@@ -1,0 +1,1 @@
+"""The stages of the main path, one module each."""

@@ -1,0 +1,1 @@
+"""Pure: intervals, percentiles, and whether one is slower than another."""

@@ -1,0 +1,43 @@
+"""Metadata inside TFLite files: an entry `edgedistill` of `Model.metadata`, one JSON text."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._shared.metadata import NAME, replaced, text
+from .flatbuffer import packed, read
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgedistill.types import Json
+
+
+def embed(path: Path, metadata: Json) -> None:
+    """Write metadata into a file, in the place of what it held of ours."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = read(path)
+    entry: Any = _entry(model)
+    if entry is None:
+        entry = schema.MetadataT()
+        entry.name, entry.buffer = NAME.encode(), len(model.buffers)
+        model.buffers.append(schema.BufferT())
+        model.metadata = [*(model.metadata or []), entry]
+    model.buffers[entry.buffer].data = np.frombuffer(text(metadata).encode(), np.uint8)
+    replaced(path, packed(model))
+
+
+def metadata(path: Path) -> Json | None:
+    """What `embed` wrote; None: nothing of ours."""
+    model = read(path)
+    entry = _entry(model)
+    found: Json | None = json.loads(bytes(model.buffers[entry.buffer].data)) if entry is not None else None
+    return found
+
+
+def _entry(model: Any) -> Any:
+    return next((entry for entry in model.metadata or [] if entry.name == NAME.encode()), None)
