@@ -123,9 +123,12 @@ def _serial(device_id: str) -> str:
         return serial
     known = [f"{SCHEME}:{one}" for one in {*adb_boards(), *attached()}]
     raise UsageError(
-        f"{SCHEME}: which device?", where=f"device: {device_id}", expected=", ".join(sorted(known)) or "a serial",
-        got=repr(device_id), fix="name one, as `adb devices` lists it: adb:SERIAL",
-    )  # fmt: skip
+        f"{SCHEME}: which device?",
+        where=f"device: {device_id}",
+        expected=", ".join(sorted(known)) or "a serial",
+        got=repr(device_id),
+        fix="name one, as `adb devices` lists it: adb:SERIAL",
+    )
 
 
 def _described(serial: str) -> AdbBoard:
@@ -143,15 +146,20 @@ def _tool(device_id: str, job: BenchmarkJob) -> Tool:
     ):
         if wanted:
             raise UsageError(
-                f"{device_id} cannot give {option}", where=f"device: {device_id}",
-                expected="latency: the runtimes' own benchmark programs give nothing else", got=option,
+                f"{device_id} cannot give {option}",
+                where=f"device: {device_id}",
+                expected="latency: the runtimes' own benchmark programs give nothing else",
+                got=option,
                 fix="leave it out, or use a board that runs Python (ssh:NAME)",
-            )  # fmt: skip
+            )
     if job.runtime not in available:
         raise UsageError(
-            f"no benchmark program of {job.runtime} is named for {device_id}", where=f"device: {device_id}",
-            expected=", ".join(available), got=job.runtime, fix="name one in devices.toml (docs/boards.md)",
-        )  # fmt: skip
+            f"no benchmark program of {job.runtime} is named for {device_id}",
+            where=f"device: {device_id}",
+            expected=", ".join(available),
+            got=job.runtime,
+            fix="name one in devices.toml (docs/boards.md)",
+        )
     return next(tool for tool in TOOLS if tool.runtime == job.runtime)
 
 

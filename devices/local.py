@@ -45,9 +45,12 @@ def _require(device_id: str) -> None:
     """
     if device_id != SCHEME:
         raise UsageError(
-            f"unknown device {device_id!r}", where=f"device: {device_id}", expected=SCHEME, got=repr(device_id),
+            f"unknown device {device_id!r}",
+            where=f"device: {device_id}",
+            expected=SCHEME,
+            got=repr(device_id),
             fix="use cpu; --affinity chooses its cores",
-        )  # fmt: skip
+        )
 
 
 def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:

@@ -134,9 +134,12 @@ def bootstrap(
     found = sorted(wheels.glob("*.whl")) if wheels is not None else []
     if wheels is not None and not found:
         raise UsageError(
-            f"{wheels} holds no wheels", where="--wheels", expected="a folder of .whl files for the board",
-            got="none", fix=f"pip download -d {wheels} --only-binary=:all: --platform ... {' '.join(pinned.values())}",
-        )  # fmt: skip
+            f"{wheels} holds no wheels",
+            where="--wheels",
+            expected="a folder of .whl files for the board",
+            got="none",
+            fix=f"pip download -d {wheels} --only-binary=:all: --platform ... {' '.join(pinned.values())}",
+        )
     numpy = "numpy<2" if "tflite-runtime" in pinned else "numpy"  # tflite-runtime is built against numpy 1
     files = {path.name: path for path in found}
     request = {
@@ -219,9 +222,12 @@ def _pinned(board: SshBoard, wanted: Sequence[str]) -> dict[str, str]:
         name, _, version = text.partition("==")
         if name not in OPENERS:
             raise UsageError(
-                f"unknown runtime {name!r}", where="--runtime", expected=nearest(name, OPENERS), got=repr(text),
+                f"unknown runtime {name!r}",
+                where="--runtime",
+                expected=nearest(name, OPENERS),
+                got=repr(text),
                 fix="name a known runtime",
-            )  # fmt: skip
+            )
         distribution = OPENERS[name][2]
         try:
             version = version or importlib.metadata.version(distribution)
@@ -230,9 +236,12 @@ def _pinned(board: SshBoard, wanted: Sequence[str]) -> dict[str, str]:
         found[name] = f"{distribution}=={version}" if version else distribution
     if not found:
         raise UsageError(
-            "which runtime?", where="--runtime", expected=f"one of {', '.join(OPENERS)}", got="none",
+            "which runtime?",
+            where="--runtime",
+            expected=f"one of {', '.join(OPENERS)}",
+            got="none",
             fix="add --runtime, or `runtimes` of the board in devices.toml",
-        )  # fmt: skip
+        )
     return found
 
 
@@ -256,9 +265,11 @@ def _failure(told: Json, board: SshBoard, job: BenchmarkJob | None) -> EdgeDisti
     if code == "died" and job is not None:
         return DeviceError(
             f"the agent died on {job.artifact.name} in {job.runtime} on {board.id}",
-            where=str(job.artifact), expected="one JSON document", got=message,
+            where=str(job.artifact),
+            expected="one JSON document",
+            got=message,
             fix="a signal tells of memory (SIGKILL) or of an instruction that the board lacks (SIGILL)",
-        )  # fmt: skip
+        )
     expected, fix = {
         "busy": ("a free board", "try again later, or raise lock_timeout_s of the board in devices.toml"),
         "lock": ("a lock that can be made", "set `lock` of the board in devices.toml"),

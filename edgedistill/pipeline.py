@@ -30,9 +30,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 STAGES = (
-    "data", "teacher", "student", "cache", "distill", "export", "quantize", "retrain", "requantize", "parity",
-    "benchmark", "report", "gate", "bundle",
-)  # fmt: skip
+    "data",
+    "teacher",
+    "student",
+    "cache",
+    "distill",
+    "export",
+    "quantize",
+    "retrain",
+    "requantize",
+    "parity",
+    "benchmark",
+    "report",
+    "gate",
+    "bundle",
+)
 
 
 @dataclass(frozen=True)
@@ -114,10 +126,12 @@ def check(recipe: Recipe, beside: Path) -> None:
             )
     if is_predicted(recipe.benchmark.device):
         raise UsageError(
-            f"nothing runs on {recipe.benchmark.device}: it is simulated", where="benchmark.device",
-            expected="a device that computes", got=recipe.benchmark.device,
+            f"nothing runs on {recipe.benchmark.device}: it is simulated",
+            where="benchmark.device",
+            expected="a device that computes",
+            got=recipe.benchmark.device,
             fix=f"benchmark.simulated: [{recipe.benchmark.device.removeprefix('sim:')}] predicts beside measuring",
-        )  # fmt: skip
+        )
     device: Any = load_device(recipe.benchmark.device)
     if not getattr(device, "AGENT", True) or source_of(recipe.benchmark.device) != "measured":
         raise UsageError(
@@ -165,64 +179,113 @@ class _Path:
         training["tools"] = package_versions(["torch"])
         models = {"teacher": do.model_key(recipe.teacher), "student": do.model_key(recipe.student)}
         teacher = self._stage(
-            "teacher", lambda out: do.teacher(data, out), **training, model=models["teacher"], teacher=recipe.teacher,
-        )  # fmt: skip
+            "teacher",
+            lambda out: do.teacher(data, out),
+            **training,
+            model=models["teacher"],
+            teacher=recipe.teacher,
+        )
         student = self._stage("student", lambda out: do.student(data, out), **training, model=models["student"])
         cache = self._stage(
-            "cache", lambda out: do.cache(data, teacher, out), **training, teacher=teacher.digest,
+            "cache",
+            lambda out: do.cache(data, teacher, out),
+            **training,
+            teacher=teacher.digest,
             **cache_key(recipe.distill),
-        )  # fmt: skip
+        )
         distilled = self._stage(
-            "distill", lambda out: do.distill(data, teacher, student, cache, out), **training,
-            teacher=teacher.digest, student=student.digest, model=models["student"], distill=recipe.distill,
-            assistants=do.assistant_keys(), cache=cache.digest,
-        )  # fmt: skip
+            "distill",
+            lambda out: do.distill(data, teacher, student, cache, out),
+            **training,
+            teacher=teacher.digest,
+            student=student.digest,
+            model=models["student"],
+            distill=recipe.distill,
+            assistants=do.assistant_keys(),
+            cache=cache.digest,
+        )
         exporting: Json = {"data": data.digest, "formats": recipe.export.formats, "tools": do.tools()}
         exporting["fold"] = recipe.export.fold
         exported = self._stage(
-            "export", lambda out: do.export(data, teacher, distilled, out), **exporting,
-            teacher=teacher.digest, student=distilled.digest, models=models, origin=asdict(do.origin(quantized=False)),
-        )  # fmt: skip
+            "export",
+            lambda out: do.export(data, teacher, distilled, out),
+            **exporting,
+            teacher=teacher.digest,
+            student=distilled.digest,
+            models=models,
+            origin=asdict(do.origin(quantized=False)),
+        )
         quantized = self._stage(
-            "quantize", lambda out: do.quantize(data, exported, out), **exporting, exported=exported.digest,
-            precisions=recipe.export.precisions, quantize=recipe.quantize, seed=recipe.seed,
-            calibration=calibration_digest(recipe, self.beside), benchmark=recipe.benchmark.device,
+            "quantize",
+            lambda out: do.quantize(data, exported, out),
+            **exporting,
+            exported=exported.digest,
+            precisions=recipe.export.precisions,
+            quantize=recipe.quantize,
+            seed=recipe.seed,
+            calibration=calibration_digest(recipe, self.beside),
+            benchmark=recipe.benchmark.device,
             origin=asdict(do.origin(quantized=True)),
-        )  # fmt: skip
+        )
         need = needed(recipe, quantized)
         taught: Json = {
-            **training, "teacher": teacher.digest, "student": distilled.digest, "model": models["student"],
-            "distill": recipe.distill, "cache": cache.digest, **retraining_key(recipe, self.beside),
-        }  # fmt: skip
+            **training,
+            "teacher": teacher.digest,
+            "student": distilled.digest,
+            "model": models["student"],
+            "distill": recipe.distill,
+            "cache": cache.digest,
+            **retraining_key(recipe, self.beside),
+        }
         retrained = self._stage(
-            "retrain", lambda out: do.retrain(data, teacher, distilled, cache, need, out), use=bool(need),
+            "retrain",
+            lambda out: do.retrain(data, teacher, distilled, cache, need, out),
+            use=bool(need),
             **(taught if need else {}),
-        )  # fmt: skip
+        )
         requantized = self._stage(
-            "requantize", lambda out: do.requantize(data, distilled, (exported, quantized), retrained, need, out),
-            **exporting, files=[exported.digest, quantized.digest], retrained=retrained.digest, need=asdict(need),
-            quantize=recipe.quantize, benchmark=recipe.benchmark.device, origin=asdict(do.origin(quantized=True)),
-        )  # fmt: skip
+            "requantize",
+            lambda out: do.requantize(data, distilled, (exported, quantized), retrained, need, out),
+            **exporting,
+            files=[exported.digest, quantized.digest],
+            retrained=retrained.digest,
+            need=asdict(need),
+            quantize=recipe.quantize,
+            benchmark=recipe.benchmark.device,
+            origin=asdict(do.origin(quantized=True)),
+        )
         files = Files(exported, quantized, retrained, requantized)
         runs: Json = {"data": data.digest, "files": files.digests, "runtimes": do.runtimes()}
         runs["fold"] = recipe.export.fold
         proved = self._stage(
-            "parity", lambda out: do.parity(data, teacher, distilled, files, out), **runs,
-            teacher=teacher.digest, student=distilled.digest, parity=recipe.parity,
-        )  # fmt: skip
+            "parity",
+            lambda out: do.parity(data, teacher, distilled, files, out),
+            **runs,
+            teacher=teacher.digest,
+            student=distilled.digest,
+            parity=recipe.parity,
+        )
         device = load_device(recipe.benchmark.device).describe(recipe.benchmark.device)
         measured = self._stage(
-            "benchmark", lambda out: do.benchmark(data, files, proved, out), **runs, benchmark=recipe.benchmark,
-            device=device.to_json(source_of(recipe.benchmark.device)), shelf=plugin_names("benchmarks"),
+            "benchmark",
+            lambda out: do.benchmark(data, files, proved, out),
+            **runs,
+            benchmark=recipe.benchmark,
+            device=device.to_json(source_of(recipe.benchmark.device)),
+            shelf=plugin_names("benchmarks"),
             there=device_runtimes(recipe.benchmark.device),
             refused=read_json(proved.path / "refused.json"),
             simulated=[profile_of(name) for name in recipe.benchmark.simulated],
-        )  # fmt: skip
+        )
         reported = self._stage(
-            "report", lambda out: do.report(data, teacher, student, distilled, files, proved, measured, out),
-            models=[teacher.digest, student.digest, distilled.digest], files=files.digests, parity=proved.digest,
-            measured=measured.digest, recipe=recipe.model_dump(mode="json", exclude={"gate"}),
-        )  # fmt: skip
+            "report",
+            lambda out: do.report(data, teacher, student, distilled, files, proved, measured, out),
+            models=[teacher.digest, student.digest, distilled.digest],
+            files=files.digests,
+            parity=proved.digest,
+            measured=measured.digest,
+            recipe=recipe.model_dump(mode="json", exclude={"gate"}),
+        )
         policy = hashlib.sha256(canonical(recipe.gate).encode()).hexdigest()
         gated = self._stage("gate", lambda out: do.gate(reported, policy, out), report=reported.digest, policy=policy)
         for name in ("report.json", "report.html"):

@@ -25,12 +25,22 @@ if TYPE_CHECKING:
 
 VERBS: dict[Shelf, tuple[str, ...]] = {
     "exporters": (
-        "REQUIRES", "TOOLS", "RUNTIMES", "PRECISIONS", "SUFFIX", "RUNNER",
-        "export", "quantize", "schemes", "layers", "check_support", "count_macs",
+        "REQUIRES",
+        "TOOLS",
+        "RUNTIMES",
+        "PRECISIONS",
+        "SUFFIX",
+        "RUNNER",
+        "export",
+        "quantize",
+        "schemes",
+        "layers",
+        "check_support",
+        "count_macs",
     ),
     "devices": ("REQUIRES", "SCHEME", "describe", "run"),
     "benchmarks": ("REQUIRES", "measure"),
-}  # fmt: skip
+}
 
 
 @cache

@@ -39,6 +39,10 @@ class Separable(nn.Module):
 
 def _block(channels: int, wide: int, stride: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False), nn.BatchNorm2d(channels), nn.ReLU(),
-        nn.Conv2d(channels, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU(),
-    )  # fmt: skip
+        nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+        nn.Conv2d(channels, wide, 1, bias=False),
+        nn.BatchNorm2d(wide),
+        nn.ReLU(),
+    )

@@ -77,9 +77,12 @@ def read_blocks(path: Path) -> Blocks:
         lines = []
     if not lines or lines[-1] != "end":
         raise DeviceError(
-            "the instruction counts are not whole", where=str(path), expected="the plug-in's file, ending in `end`",
-            got=f"{len(lines)} lines", fix="make room on the disk of the temporary folder, and repeat",
-        )  # fmt: skip
+            "the instruction counts are not whole",
+            where=str(path),
+            expected="the plug-in's file, ending in `end`",
+            got=f"{len(lines)} lines",
+            fix="make room on the disk of the temporary folder, and repeat",
+        )
     caches = tuple(int(word) for word in lines[0].split()[1:]) if lines[0].startswith("cache ") else ()
     runs: Counter[str] = Counter()
     for line in lines[bool(caches) : -1]:
@@ -124,9 +127,12 @@ def decode_a64(words: Sequence[str]) -> dict[str, str]:
         import capstone
     except ImportError as error:
         raise PluginError(
-            "instructions are decoded by capstone, which this environment does not have", where="devices: emulated",
-            expected="the extra 'arm' installed", got=str(error), fix="pip install 'edgedistill[arm]'",
-        ) from error  # fmt: skip
+            "instructions are decoded by capstone, which this environment does not have",
+            where="devices: emulated",
+            expected="the extra 'arm' installed",
+            got=str(error),
+            fix="pip install 'edgedistill[arm]'",
+        ) from error
     engine = capstone.Cs(capstone.CS_ARCH_ARM64, capstone.CS_MODE_ARM)
     found = {}
     for word in words:

@@ -64,10 +64,14 @@ def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
         if kept is None:
             keep(folder, made, outputs, job.artifact)
     document = {
-        **made.document, "source": "emulated", "core": target.core.name, "reused": kept is not None,
-        "instructions": _instructions(made), "blocks": str(folder / "blocks.json.gz"),
+        **made.document,
+        "source": "emulated",
+        "core": target.core.name,
+        "reused": kept is not None,
+        "instructions": _instructions(made),
+        "blocks": str(folder / "blocks.json.gz"),
         "emulation_flags": _flags(target),
-    }  # fmt: skip
+    }
     if target.caches:
         names = ("accesses", "l1_misses", "l2_misses")
         sizes = [{"kib": kib, "ways": ways, "line_bytes": 64} for kib, ways in target.core.caches]
@@ -78,14 +82,20 @@ def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
 def _require(target: Target, job: BenchmarkJob) -> None:
     if job.threads != 1:
         raise UsageError(
-            "instructions are counted with one thread only", where="--threads, benchmark.threads", expected="1",
-            got=str(job.threads), fix="leave the threads at 1 for emulated devices",
-        )  # fmt: skip
+            "instructions are counted with one thread only",
+            where="--threads, benchmark.threads",
+            expected="1",
+            got=str(job.threads),
+            fix="leave the threads at 1 for emulated devices",
+        )
     if job.runtime not in RUNTIMES[target.scheme]:
         raise UsageError(
-            f"there is no {job.runtime} for {target.scheme} guests", where=f"device: {target.scheme}",
-            expected=", ".join(RUNTIMES[target.scheme]), got=job.runtime, fix="use a file that one of these opens",
-        )  # fmt: skip
+            f"there is no {job.runtime} for {target.scheme} guests",
+            where=f"device: {target.scheme}",
+            expected=", ".join(RUNTIMES[target.scheme]),
+            got=job.runtime,
+            fix="use a file that one of these opens",
+        )
 
 
 def _instructions(made: Run) -> Json:

@@ -56,11 +56,19 @@ def command_of(layout: Layout, scheme: str, core: Core, plugin: Iterable[str] = 
     libraries = ":".join(str(root / "sysroot" / PLACES[scheme] / folder) for folder in _LIBRARIES[scheme])
     base = ["-B", f"{_GUEST_BASE[scheme]:#x}"] if _GUEST_BASE[scheme] else []
     return [
-        str(root / "host/usr/bin" / EMULATORS[scheme]), "-E", f"LD_LIBRARY_PATH={libraries}", "-cpu", core.model,
-        *base, "-L", str(root / "cores" / core.name),
+        str(root / "host/usr/bin" / EMULATORS[scheme]),
+        "-E",
+        f"LD_LIBRARY_PATH={libraries}",
+        "-cpu",
+        core.model,
+        *base,
+        "-L",
+        str(root / "cores" / core.name),
         *(["-plugin", ",".join([str(layout.plugin), *arguments])] if arguments else []),
-        str(root / "sysroot" / PLACES[scheme] / "usr/bin/python3.11"), "-B", "-s",
-    ]  # fmt: skip
+        str(root / "sysroot" / PLACES[scheme] / "usr/bin/python3.11"),
+        "-B",
+        "-s",
+    ]
 
 
 def host_libraries(layout: Layout) -> str:
@@ -75,9 +83,13 @@ def environment_of(layout: Layout, scheme: str) -> dict[str, str]:
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     return {
         "LD_LIBRARY_PATH": host_libraries(layout),
-        "PYTHONPATH": path, "PYTHONHASHSEED": "0", "PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LC_ALL": "C",
+        "PYTHONPATH": path,
+        "PYTHONHASHSEED": "0",
+        "PATH": "/usr/bin:/bin",
+        "HOME": "/nonexistent",
+        "LC_ALL": "C",
         **threads,
-    }  # fmt: skip
+    }
 
 
 def run_guest(layout: Layout, target: Target, job: BenchmarkJob, outputs: Path) -> Run:
@@ -110,15 +122,22 @@ def _answer(command: list[str], environment: dict[str, str], job: BenchmarkJob, 
     limit = max(job.timeout_s, 3600.0)
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, env=environment, timeout=limit,
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+            timeout=limit,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
-        )  # fmt: skip
+        )
     except subprocess.TimeoutExpired as error:
         raise DeviceError(
             f"{job.artifact.name} did not finish in {job.runtime} on the emulated {target.core.name}",
-            where=str(job.artifact), expected=f"an answer within {limit:g} s", got="none",
+            where=str(job.artifact),
+            expected=f"an answer within {limit:g} s",
+            got="none",
             fix="give fewer samples (--inputs): emulation is 100 to 400 times slower than this machine",
-        ) from error  # fmt: skip
+        ) from error
     try:
         document: Json = json.loads(done.stdout.strip().splitlines()[-1])
     except (IndexError, ValueError) as error:
@@ -128,9 +147,11 @@ def _answer(command: list[str], environment: dict[str, str], job: BenchmarkJob, 
     if "error" in document:
         raise ArtifactError(
             f"{job.runtime} on {target.core.name} refuses {job.artifact.name}: {document['error']['message']}",
-            where=str(job.artifact), expected=f"a file and inputs that {job.runtime} takes on this core",
-            got=document["error"]["code"], fix="export the artifact again, or choose another runtime or core",
-        )  # fmt: skip
+            where=str(job.artifact),
+            expected=f"a file and inputs that {job.runtime} takes on this core",
+            got=document["error"]["code"],
+            fix="export the artifact again, or choose another runtime or core",
+        )
     return document
 
 
@@ -139,16 +160,20 @@ def _death(done: subprocess.CompletedProcess[str], job: BenchmarkJob, target: Ta
     if done.returncode in (-_SIGILL, 128 + _SIGILL) or f"target signal {_SIGILL} " in done.stderr:
         return CoreError(
             f"{job.artifact.name} in {job.runtime} needs an instruction that {target.core.name} lacks",
-            where=str(job.artifact), expected=f"instructions of {target.core.name} only", got="illegal instruction",
+            where=str(job.artifact),
+            expected=f"instructions of {target.core.name} only",
+            got="illegal instruction",
             fix="choose a core that has it, or a runtime built for this one",
-        )  # fmt: skip
+        )
     told = done.stderr.strip().splitlines()[-1:] or ["nothing"]
     signalled = done.returncode < 0 or done.returncode > _SIGNALLED or "target signal" in done.stderr
     return (CoreError if signalled else DeviceError)(
         f"{job.artifact.name} in {job.runtime} died on the emulated {target.core.name}",
-        where=str(job.artifact), expected="one JSON document", got=f"exit code {done.returncode}, {told[0]}",
+        where=str(job.artifact),
+        expected="one JSON document",
+        got=f"exit code {done.returncode}, {told[0]}",
         fix="try another runtime, or look whether the file is damaged",
-    )  # fmt: skip
+    )
 
 
 def _memory(out: Path, ranges: list[list[list[int]]], base: int) -> Json:

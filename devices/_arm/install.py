@@ -133,17 +133,21 @@ def _require_machine(layout: Layout) -> None:
     """Before anything is fetched: is all there that the steps need?"""
     if platform.machine() != "x86_64" or sys.platform != "linux":
         raise UsageError(
-            "the emulator is installed on x86-64 Linux only", where="this machine", expected="x86_64 Linux",
-            got=f"{platform.machine()} {sys.platform}", fix="run this command on such a machine",
-        )  # fmt: skip
+            "the emulator is installed on x86-64 Linux only",
+            where="this machine",
+            expected="x86_64 Linux",
+            got=f"{platform.machine()} {sys.platform}",
+            fix="run this command on such a machine",
+        )
     wanted = {
         "a C compiler (its plug-in is compiled here)": (_compiler(), "apt-get install gcc libc6-dev, or set CC"),
         "apt-get and dpkg-deb (Debian packages)": (
-            shutil.which("apt-get") and shutil.which("dpkg-deb"), "use a Debian machine or container",
+            shutil.which("apt-get") and shutil.which("dpkg-deb"),
+            "use a Debian machine or container",
         ),
         "Debian's archive keys": (apt.KEYRING.is_file(), "install the package debian-archive-keyring"),
         "pip in this Python": (find_spec("pip"), f"{sys.executable} -m ensurepip"),
-    }  # fmt: skip
+    }
     for what, (found, fix) in wanted.items():
         if not found:
             raise UsageError(
@@ -280,16 +284,20 @@ def _probe(layout: Layout, place: str) -> dict[str, str]:
     )
     try:
         told = _command(
-            [*command_of(layout, scheme, core), "-c", program], what=f"running the {place} guest",
+            [*command_of(layout, scheme, core), "-c", program],
+            what=f"running the {place} guest",
             fix="edgedistill arm setup --again; if it stays so, please report it",
             environment=environment_of(layout, scheme),
-        )  # fmt: skip
+        )
         versions: dict[str, str] = json.loads(told.splitlines()[-1])
     except (IndexError, ValueError) as error:
         raise DeviceError(
-            f"the {place} guest says nothing", where=str(layout.root), expected="its runtimes' versions", got="",
+            f"the {place} guest says nothing",
+            where=str(layout.root),
+            expected="its runtimes' versions",
+            got="",
             fix="edgedistill arm setup --again",
-        ) from error  # fmt: skip
+        ) from error
     return versions
 
 
@@ -314,7 +322,7 @@ def _write_lock(layout: Layout, pins: Pins, versions: dict[str, dict[str, str]])
             {"name": str(f.relative_to(layout.root)), "bytes": f.stat().st_size, "sha256": file_sha256(f)}
             for f in files
         ],
-    }  # fmt: skip
+    }
     temporary = layout.lock.with_suffix(".new")
     with temporary.open("w", encoding="utf-8") as stream:
         stream.write(json.dumps(document, indent=1) + "\n")

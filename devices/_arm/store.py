@@ -51,9 +51,12 @@ def keep(folder: Path, run: Run, outputs: Path, artifact: Path) -> None:
         made = Path(temporary) / "run"
         made.mkdir()
         facts = {
-            "artifact": artifact.name, "artifact_sha256": file_sha256(artifact),
-            "document": run.document, "totals": run.totals, "caches": run.blocks.caches,
-        }  # fmt: skip
+            "artifact": artifact.name,
+            "artifact_sha256": file_sha256(artifact),
+            "document": run.document,
+            "totals": run.totals,
+            "caches": run.blocks.caches,
+        }
         (made / "run.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         with gzip.open(made / "blocks.json.gz", "wt", encoding="ascii") as stream:
             json.dump(run.blocks.runs, stream)

@@ -45,9 +45,12 @@ def _program() -> str:
     program = shutil.which("adb")
     if program is None:
         raise UsageError(
-            "there is no adb on this machine", where="PATH", expected="Android's platform tools", got="no adb",
+            "there is no adb on this machine",
+            where="PATH",
+            expected="Android's platform tools",
+            got="no adb",
             fix="install adb (Debian: apt install adb)",
-        )  # fmt: skip
+        )
     return program
 
 
@@ -116,10 +119,12 @@ def require_ready(serial: str) -> None:
         ("is not attached", "plug it in, or name a device that `adb devices` lists"),
     )
     raise DeviceError(
-        f"adb:{serial} {message}", where=f"device: adb:{serial}",
+        f"adb:{serial} {message}",
+        where=f"device: adb:{serial}",
         expected=nearest(serial, others).replace("known", "attached"),
-        got=state or "not attached", fix=fix,
-    )  # fmt: skip
+        got=state or "not attached",
+        fix=fix,
+    )
 
 
 def properties(serial: str) -> tuple[dict[str, str], int, int]:
@@ -144,9 +149,12 @@ def run_tool(
         command_of(tool, job, "", "")
     except ValueError as error:
         raise UsageError(
-            str(error), where=str(job.artifact), expected="a model that tells the shape of its inputs", got="none",
+            str(error),
+            where=str(job.artifact),
+            expected="a model that tells the shape of its inputs",
+            got="none",
             fix="export the model with fixed shapes",
-        ) from error  # fmt: skip
+        ) from error
     files = (job.artifact, *companions_of(job.artifact))
     with _host_lock(board, tell):
         programs = _push(board, {binary.name: binary, **{path.name: path for path in board.libraries}})
@@ -163,9 +171,12 @@ def run_tool(
         return tool.read(output, results), list(job.affinity)
     except ValueError as error:
         raise DeviceError(
-            f"{tool.key} told nothing that can be read", where=f"device: {board.id}", expected="its usual output",
-            got=_last(output), fix="run it by hand; its version may print otherwise",
-        ) from error  # fmt: skip
+            f"{tool.key} told nothing that can be read",
+            where=f"device: {board.id}",
+            expected="its usual output",
+            got=_last(output),
+            fix="run it by hand; its version may print otherwise",
+        ) from error
 
 
 def _run(board: AdbBoard, tool: Tool, job: BenchmarkJob, folder: str, binary: str, models: str) -> tuple[int, str]:
@@ -186,17 +197,22 @@ def _run(board: AdbBoard, tool: Tool, job: BenchmarkJob, folder: str, binary: st
             if "no answer within" not in error.got:
                 raise
             raise DeviceError(
-                f"{job.artifact.name} did not finish in {tool.key} on {board.id}", where=str(job.artifact),
-                expected=f"an answer within {job.timeout_s:g} s", got="none",
+                f"{job.artifact.name} did not finish in {tool.key} on {board.id}",
+                where=str(job.artifact),
+                expected=f"an answer within {job.timeout_s:g} s",
+                got="none",
                 fix="lower benchmark.min_queries or min_duration_s, or look whether the model hangs",
-            ) from error  # fmt: skip
+            ) from error
         if code != _BUSY:
             return code, output
         if time.monotonic() >= until:
             raise DeviceError(
-                f"{board.id}: it is in use", where=f"device: {board.id}", expected="a free device",
-                got="another machine measures on it", fix="try again later, or raise lock_timeout_s in devices.toml",
-            )  # fmt: skip
+                f"{board.id}: it is in use",
+                where=f"device: {board.id}",
+                expected="a free device",
+                got="another machine measures on it",
+                fix="try again later, or raise lock_timeout_s in devices.toml",
+            )
         time.sleep(1)
 
 
@@ -223,10 +239,12 @@ def _host_lock(board: AdbBoard, tell: Callable[[str], object]) -> Iterator[None]
             except BlockingIOError as error:
                 if time.monotonic() >= until:
                     raise DeviceError(
-                        f"{board.id}: it is in use", where=f"device: {board.id}", expected="a free device",
+                        f"{board.id}: it is in use",
+                        where=f"device: {board.id}",
+                        expected="a free device",
                         got=f"another process of this machine holds {path}",
                         fix="try again later, or raise lock_timeout_s in devices.toml",
-                    ) from error  # fmt: skip
+                    ) from error
                 if not told:
                     tell("waiting for another process of this machine")
                     told = True
@@ -269,15 +287,21 @@ def _failed(board: AdbBoard, tool: Tool, job: BenchmarkJob, code: int, output: s
     told = _last(output)
     if "taskset" in told:
         return UsageError(
-            f"{board.id} cannot run on these cores", where="benchmark.affinity, --affinity",
-            expected="cores that the device has", got=",".join(map(str, job.affinity)), fix="name other cores",
-        )  # fmt: skip
+            f"{board.id} cannot run on these cores",
+            where="benchmark.affinity, --affinity",
+            expected="cores that the device has",
+            got=",".join(map(str, job.affinity)),
+            fix="name other cores",
+        )
     library = re.search(r'library "([^"]+)" not found', output)
     if library:
         return UsageError(
-            f"{tool.key} needs {library.group(1)} on {board.id}", where=f"devices.toml, key adb.{board.name}.libraries",
-            expected=f"the path of {library.group(1)}", got=_last(output), fix="add the library to the list",
-        )  # fmt: skip
+            f"{tool.key} needs {library.group(1)} on {board.id}",
+            where=f"devices.toml, key adb.{board.name}.libraries",
+            expected=f"the path of {library.group(1)}",
+            got=_last(output),
+            fix="add the library to the list",
+        )
     signal = f"signal {code - 128}" if code > 128 else f"exit code {code}"  # noqa: PLR2004 - the shell's own offset
     return DeviceError(
         f"{tool.key} failed on {job.artifact.name} on {board.id}",

@@ -41,12 +41,31 @@ Json = Dict[str, Any]
 
 # Arm's main ID register tells no name; /proc/cpuinfo gives these numbers ("CPU implementer" 0x41).
 _ARM_PARTS = {
-    0xC07: "Cortex-A7", 0xC08: "Cortex-A8", 0xC09: "Cortex-A9", 0xC0F: "Cortex-A15", 0xC0E: "Cortex-A17",
-    0xD04: "Cortex-A35", 0xD03: "Cortex-A53", 0xD05: "Cortex-A55", 0xD07: "Cortex-A57", 0xD08: "Cortex-A72",
-    0xD09: "Cortex-A73", 0xD0A: "Cortex-A75", 0xD0B: "Cortex-A76", 0xD0C: "Neoverse-N1", 0xD0D: "Cortex-A77",
-    0xD41: "Cortex-A78", 0xD42: "Cortex-A78AE", 0xD46: "Cortex-A510", 0xD47: "Cortex-A710", 0xD40: "Neoverse-V1",
-    0xD49: "Neoverse-N2", 0xD4D: "Cortex-A715", 0xD80: "Cortex-A520", 0xD81: "Cortex-A720",
-}  # fmt: skip
+    0xC07: "Cortex-A7",
+    0xC08: "Cortex-A8",
+    0xC09: "Cortex-A9",
+    0xC0F: "Cortex-A15",
+    0xC0E: "Cortex-A17",
+    0xD04: "Cortex-A35",
+    0xD03: "Cortex-A53",
+    0xD05: "Cortex-A55",
+    0xD07: "Cortex-A57",
+    0xD08: "Cortex-A72",
+    0xD09: "Cortex-A73",
+    0xD0A: "Cortex-A75",
+    0xD0B: "Cortex-A76",
+    0xD0C: "Neoverse-N1",
+    0xD0D: "Cortex-A77",
+    0xD41: "Cortex-A78",
+    0xD42: "Cortex-A78AE",
+    0xD46: "Cortex-A510",
+    0xD47: "Cortex-A710",
+    0xD40: "Neoverse-V1",
+    0xD49: "Neoverse-N2",
+    0xD4D: "Cortex-A715",
+    0xD80: "Cortex-A520",
+    0xD81: "Cortex-A720",
+}
 
 
 class Failed(Exception):  # noqa: N818 - an answer to the caller, not a fault
@@ -383,9 +402,15 @@ def supervise(
     Waits without waking up, so that nothing is disturbed; the group is killed whatever ends the wait.
     """
     process = subprocess.Popen(
-        command, cwd=folder, env=environment, pass_fds=keep, start_new_session=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        command,
+        cwd=folder,
+        env=environment,
+        pass_fds=keep,
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert process.stdout is not None  # noqa: S101 - for type checkers
     assert process.stderr is not None  # noqa: S101
     streams = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}

@@ -140,9 +140,12 @@ def _read(file: Path, scheme: str) -> Mapping[str, Any]:
         document = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"{file} cannot be read: {error}", where=str(file), expected="a TOML file", got=type(error).__name__,
+            f"{file} cannot be read: {error}",
+            where=str(file),
+            expected="a TOML file",
+            got=type(error).__name__,
             fix="docs/boards.md shows one",
-        ) from error  # fmt: skip
+        ) from error
     for key in document:
         if key not in ("ssh", "adb"):
             raise _wrong(file, key, nearest(key, ["ssh", "adb"]), "an unknown table")

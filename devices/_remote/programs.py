@@ -95,10 +95,15 @@ def read_onnxruntime(text: str, results: str = "") -> Json:
 
     counted = _number(r"Total inference requests: ", text)
     summary = _told(
-        count=counted, min=latency("Min"), max=latency("Max"),
+        count=counted,
+        min=latency("Min"),
+        max=latency("Max"),
         mean=_number(r"Average inference time cost(?: total)?: ", text),
-        p50=latency("P50"), p90=latency("P90"), p95=latency("P95"), p99=latency("P99"),
-    )  # fmt: skip
+        p50=latency("P50"),
+        p90=latency("P90"),
+        p95=latency("P95"),
+        p99=latency("P99"),
+    )
     summary = _finite(summary, "onnxruntime_perf_test")
     peak = _number(r"Peak working set size: ?", text)
     return {
@@ -133,9 +138,12 @@ def read_openvino(text: str, results: str = "") -> Json:
         return float(found[-1][0]) * (1e-3 if found[-1][1] == "us" else 1.0) if found else None
 
     summary = _told(
-        count=_number(r"Count: +", text), min=latency("Min"), p50=latency("Median"), max=latency("Max"),
+        count=_number(r"Count: +", text),
+        min=latency("Min"),
+        p50=latency("Median"),
+        max=latency("Max"),
         mean=latency("Average"),
-    )  # fmt: skip
+    )
     return {
         "latency_summary_ms": _finite(summary, "benchmark_app"),
         **_told(
@@ -147,10 +155,14 @@ def read_openvino(text: str, results: str = "") -> Json:
 
 def _tflite(job: BenchmarkJob, model: str) -> list[str]:
     return [
-        f"--graph={model}", f"--num_threads={job.threads}", f"--num_runs={job.min_queries}",
-        f"--min_secs={job.min_duration_s:g}", f"--max_secs={job.timeout_s:g}", f"--warmup_min_secs={job.warmup_s:g}",
+        f"--graph={model}",
+        f"--num_threads={job.threads}",
+        f"--num_runs={job.min_queries}",
+        f"--min_secs={job.min_duration_s:g}",
+        f"--max_secs={job.timeout_s:g}",
+        f"--warmup_min_secs={job.warmup_s:g}",
         "--report_peak_memory_footprint=true",
-    ]  # fmt: skip
+    ]
 
 
 def _onnxruntime(job: BenchmarkJob, model: str) -> list[str]:
@@ -166,9 +178,25 @@ def _ncnn(job: BenchmarkJob, model: str) -> list[str]:
 
 def _openvino(job: BenchmarkJob, model: str) -> list[str]:
     return [
-        "-m", model, "-d", "CPU", "-api", "sync", "-hint", "none", "-nstreams", "1", "-nthreads", str(job.threads),
-        "-infer_precision", "f32", "-niter", str(job.min_queries), "-t", str(math.ceil(job.min_duration_s)),
-    ]  # fmt: skip
+        "-m",
+        model,
+        "-d",
+        "CPU",
+        "-api",
+        "sync",
+        "-hint",
+        "none",
+        "-nstreams",
+        "1",
+        "-nthreads",
+        str(job.threads),
+        "-infer_precision",
+        "f32",
+        "-niter",
+        str(job.min_queries),
+        "-t",
+        str(math.ceil(job.min_duration_s)),
+    ]
 
 
 def ncnn_shape(param: Path) -> str:

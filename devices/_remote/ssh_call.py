@@ -111,9 +111,12 @@ class Call:
         descriptor = self._process.stdout.fileno()
         if not select.select([descriptor], [], [], max(0.0, until - time.monotonic()))[0]:
             raise DeviceError(
-                f"{self.board.id} fell silent", where=f"device: {self.board.id}", expected="an answer", got="none",
+                f"{self.board.id} fell silent",
+                where=f"device: {self.board.id}",
+                expected="an answer",
+                got="none",
                 fix="look at the board, then run the same command again",
-            )  # fmt: skip
+            )
         data = os.read(descriptor, _CHUNK)
         if not data:
             raise self._ended()
@@ -151,22 +154,28 @@ def explain(board: SshBoard, code: int, told: str) -> DeviceError:
     known = [
         ("edgedistill-python", "{id}: its Python is too old", "Python 3.8 or newer", wrong_python),
         (
-            "Host key verification failed", "{id}: its host key is not the known one", "a host key in known_hosts",
+            "Host key verification failed",
+            "{id}: its host key is not the known one",
+            "a host key in known_hosts",
             f"connect once by hand and compare the fingerprint: {by_hand}",
         ),
         (
-            "Permission denied (", "{id} does not let us in", "a key that the board accepts",
+            "Permission denied (",
+            "{id} does not let us in",
+            "a key that the board accepts",
             f"ssh-copy-id {host}, or name another user or identity_file",
         ),
         ("Could not resolve", "{id}: nobody knows the host {host}", "a host name or an address", "correct `host`"),
         (
-            "Connection refused", "{id}: nothing answers at {host}", "an ssh server",
+            "Connection refused",
+            "{id}: nothing answers at {host}",
+            "an ssh server",
             "start sshd there, or correct `port`",
         ),
         ("timed out", "{id}: {host} does not answer", "a board that is on", "switch the board on; check its address"),
         ("No route to host", "{id}: there is no way to {host}", "a reachable address", "check the network and `host`"),
         ("unreachable", "{id}: there is no way to {host}", "a reachable address", "check the network and `host`"),
-    ]  # fmt: skip
+    ]
     for sign, message, expected, fix in known:
         if sign in told:
             text = message.format(id=board.id, host=host)
@@ -175,8 +184,11 @@ def explain(board: SshBoard, code: int, told: str) -> DeviceError:
     if code in _NOT_FOUND:
         return DeviceError(
             f"{board.id}: there is no Python at {board.python}",
-            where=f"device: {board.id}", expected="Python 3.8 or newer", got=_last(told), fix=wrong_python,
-        )  # fmt: skip
+            where=f"device: {board.id}",
+            expected="Python 3.8 or newer",
+            got=_last(told),
+            fix=wrong_python,
+        )
     return DeviceError(
         f"{board.id} cannot be used",
         where=f"device: {board.id}",
@@ -202,8 +214,10 @@ def call(board: SshBoard, request: Json) -> Iterator[Call]:
     with tempfile.TemporaryFile() as complaints:  # a pipe would be held open by the shared connection
         process = subprocess.Popen(
             [*_ssh(board), board.host or board.name, _command(board, len(source))],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+        )
         made = Call(board, process, complaints)
         try:
             made.send(source + json.dumps(request).encode() + b"\n")
@@ -238,9 +252,12 @@ def _ssh(board: SshBoard) -> list[str]:
     program = shutil.which("ssh")
     if program is None:
         raise UsageError(
-            "there is no ssh on this machine", where=f"device: {board.id}", expected="the OpenSSH client",
-            got="no ssh on PATH", fix="install openssh-client",
-        )  # fmt: skip
+            "there is no ssh on this machine",
+            where=f"device: {board.id}",
+            expected="the OpenSSH client",
+            got="no ssh on PATH",
+            fix="install openssh-client",
+        )
     config = ssh_config()
     socket = _sockets() / hashlib.sha256(repr(board).encode()).hexdigest()[:12]
     options = {
@@ -255,11 +272,14 @@ def _ssh(board: SshBoard) -> list[str]:
         **({"IdentitiesOnly": "yes"} if board.identity_file else {}),
     }
     return [
-        program, "-T", *(["-F", str(config)] if config else []),
-        *(["-p", str(board.port)] if board.port else []), *(["-l", board.user] if board.user else []),
+        program,
+        "-T",
+        *(["-F", str(config)] if config else []),
+        *(["-p", str(board.port)] if board.port else []),
+        *(["-l", board.user] if board.user else []),
         *(["-i", str(board.identity_file.absolute())] if board.identity_file else []),
         *(word for key, value in options.items() for word in ("-o", f"{key}={value}")),
-    ]  # fmt: skip
+    ]
 
 
 @cache

@@ -163,8 +163,9 @@ def _spec(graph: Any, index: int, told: Any) -> dict[str, Any]:
     parameters = told["quantization_parameters"]
     if dtype.kind in "iu" and len(parameters["scales"]) == 1:
         spec["quantization"] = {
-            "scale": float(parameters["scales"][0]), "zero_point": int(parameters["zero_points"][0]),
-        }  # fmt: skip
+            "scale": float(parameters["scales"][0]),
+            "zero_point": int(parameters["zero_points"][0]),
+        }
     return spec
 
 

@@ -40,24 +40,40 @@ def _boards(*boards: Board) -> dict[str, Board]:
 BOARDS = _boards(
     Board("nucleo-l4r5zi", "STM32L4R5ZI", "cortex-m4", 640 * KIB, 2048 * KIB, "Zephyr, boards/st/nucleo_l4r5zi"),
     Board(
-        "cy8cproto-062-4343w", "CY8C624ABZI-S2D44", "cortex-m4", 1024 * KIB, 2048 * KIB,
+        "cy8cproto-062-4343w",
+        "CY8C624ABZI-S2D44",
+        "cortex-m4",
+        1024 * KIB,
+        2048 * KIB,
         "Zephyr, boards/infineon/cy8cproto_062_4343w",
     ),
     Board("disco-f746ng", "STM32F746NG", "cortex-m7", 320 * KIB, 1024 * KIB, "Zephyr, dts/arm/st/f7/stm32f746Xg.dtsi"),
     Board(
-        "nucleo-h7a3zi-q", "STM32H7A3ZI", "cortex-m7", 1024 * KIB, 2048 * KIB,
+        "nucleo-h7a3zi-q",
+        "STM32H7A3ZI",
+        "cortex-m7",
+        1024 * KIB,
+        2048 * KIB,
         "Zephyr, dts/arm/st/h7/stm32h7a3.dtsi: AXI SRAM; 352 KB more lie apart",
     ),
     Board(
-        "nucleo-u575zi-q", "STM32U575ZI", "cortex-m33", 768 * KIB, 2048 * KIB,
+        "nucleo-u575zi-q",
+        "STM32U575ZI",
+        "cortex-m33",
+        768 * KIB,
+        2048 * KIB,
         "Zephyr, boards/st/nucleo_u575zi_q: SRAM 1 to 3 of 786 KB in all",
     ),
     Board(
-        "ek-ra8d1", "R7FA8D1BHECBD", "cortex-m85", 896 * KIB, 2016 * KIB,
+        "ek-ra8d1",
+        "R7FA8D1BHECBD",
+        "cortex-m85",
+        896 * KIB,
+        2016 * KIB,
         "Zephyr, dts/arm/renesas/ra/ra8/ra8x1.dtsi and r7fa8d1bhecbd.dtsi; 128 KB of TCM lie apart",
     ),
     Board("nucleo-g0b1re", "STM32G0B1RE", "cortex-m0+", 144 * KIB, 512 * KIB, "Zephyr, dts/arm/st/g0/stm32g0b1Xe.dtsi"),
-)  # fmt: skip
+)
 """Sizes are those of the Zephyr project's board and device-tree files (Apache-2.0), read in November 2026."""
 
 

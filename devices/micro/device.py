@@ -56,10 +56,12 @@ def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
     board = read_board(device_id)
     if job.threads != 1 or job.runtime not in RUNTIMES:
         raise UsageError(
-            f"{device_id} runs TFLite files in tflite-micro with one thread", where=f"device: {device_id}",
-            expected=f"{RUNTIMES[0]}, 1 thread", got=f"{job.runtime}, {job.threads} threads",
+            f"{device_id} runs TFLite files in tflite-micro with one thread",
+            where=f"device: {device_id}",
+            expected=f"{RUNTIMES[0]}, 1 thread",
+            got=f"{job.runtime}, {job.threads} threads",
             fix="give a .tflite file, and leave the threads at 1",
-        )  # fmt: skip
+        )
     untimed = replace(job, min_queries=0, profile=0, sustained_min=0.0)
     try:
         found = local.run_agent(Path(__file__).with_name("agent.py"), untimed)
@@ -81,7 +83,13 @@ def fit(board: Board, arena_bytes: int, model_bytes: int) -> Json:
         f"flash: {flash:,} of {board.flash_bytes:,} bytes (model {model_bytes:,}, interpreter {INTERPRETER_BYTES:,})",
     ]
     return {
-        "arena_bytes": arena_bytes, "sram_bytes": board.sram_bytes,
-        "flash_bytes": flash, "flash_size_bytes": board.flash_bytes, "model_bytes": model_bytes,
-        "fits": fits, "reasons": reasons, "board_source": board.source, "note": NOTE,
-    }  # fmt: skip
+        "arena_bytes": arena_bytes,
+        "sram_bytes": board.sram_bytes,
+        "flash_bytes": flash,
+        "flash_size_bytes": board.flash_bytes,
+        "model_bytes": model_bytes,
+        "fits": fits,
+        "reasons": reasons,
+        "board_source": board.source,
+        "note": NOTE,
+    }

@@ -71,10 +71,11 @@ def choose(profile: Profile, runtime: str | None, threads: int | None, precision
         raise DeviceError(
             f"{profile.id} has no evidence for {wanted or 'any runtime'} in {precision}"
             + (f" with {threads} threads" if threads else ""),
-            where=f"device: sim:{profile.id}", expected="; ".join(held + spoken),
+            where=f"device: sim:{profile.id}",
+            expected="; ".join(held + spoken),
             got=f"{wanted}, {precision}, {threads}",
             fix="ask for one of these, or measure the board (edgedistill devices calibrate): nothing is scaled to fit",
-        )  # fmt: skip
+        )
     block = min(right, key=lambda b: (ORDER.index(b.status), b.threads))
     if not from_elsewhere:
         return Choice(block, block.runtime, block.status)
@@ -98,9 +99,12 @@ def require_known(runtime: str | None, profiles: Iterable[Profile]) -> None:
     known = known_runtimes(profiles)
     if runtime is not None and runtime not in known:
         raise UsageError(
-            f"unknown runtime {runtime!r}", where="--runtime", expected=nearest(runtime, known), got=repr(runtime),
+            f"unknown runtime {runtime!r}",
+            where="--runtime",
+            expected=nearest(runtime, known),
+            got=repr(runtime),
             fix="name a runtime that a profile has timings of",
-        )  # fmt: skip
+        )
 
 
 def usual_runtime(profile: Profile, runtime: str) -> str:
@@ -125,9 +129,11 @@ def answer(
     if predictor is None:
         raise DeviceError(
             f"{profile.id} has no costs for the predictor {kind!r} in {choice.block.runtime}",
-            where=f"device: sim:{profile.id}", expected="a predictor that the block holds",
-            got=kind, fix="--predictor " + ("counts" if kind == "graph" else "graph"),
-        )  # fmt: skip
+            where=f"device: sim:{profile.id}",
+            expected="a predictor that the block holds",
+            got=kind,
+            fix="--predictor " + ("counts" if kind == "graph" else "graph"),
+        )
     names = graphs.FEATURES if counted is None else counts.FEATURES
     costs = np.array([predictor.costs[name] for name in names])
     features = graphs.features(graph) if counted is None else counted
@@ -135,10 +141,12 @@ def answer(
     total = float(features @ costs)
     if total <= 0:
         raise DeviceError(
-            f"nothing in this network takes time by the costs of {profile.id}", where=f"device: sim:{profile.id}",
-            expected="a convolution or a dense layer", got=", ".join(sorted(graph.macs_by_class())),
+            f"nothing in this network takes time by the costs of {profile.id}",
+            where=f"device: sim:{profile.id}",
+            expected="a convolution or a dense layer",
+            got=", ".join(sorted(graph.macs_by_class())),
             fix="give the whole network",
-        )  # fmt: skip
+        )
     half, mdape = predictor.spread, predictor.mdape
     if choice.standing in ("transferred", "no evidence"):
         half, mdape = widened(predictor, kind_of(profile, kind), evidence=choice.standing == "transferred")
@@ -148,16 +156,28 @@ def answer(
     stored = graph.as_int8() if choice.block.precision == "int8" else graph
     memory = predict_memory(stored, choice.runtime)
     return {
-        "device": f"sim:{profile.id}", "device_name": profile.name, "source": "predicted", "runtime": choice.runtime,
-        "threads": choice.block.threads, "affinity": choice.block.affinity, "precision": choice.block.precision,
-        "floats": floats, "predictor": kind, "latency_ms": {"p50": total},
-        "interval80_ms": [total * math.exp(-half), total * math.exp(half)], "calibration": choice.standing,
-        "mdape": mdape, "anchors": predictor.anchors, "method": predictor.method,
+        "device": f"sim:{profile.id}",
+        "device_name": profile.name,
+        "source": "predicted",
+        "runtime": choice.runtime,
+        "threads": choice.block.threads,
+        "affinity": choice.block.affinity,
+        "precision": choice.block.precision,
+        "floats": floats,
+        "predictor": kind,
+        "latency_ms": {"p50": total},
+        "interval80_ms": [total * math.exp(-half), total * math.exp(half)],
+        "calibration": choice.standing,
+        "mdape": mdape,
+        "anchors": predictor.anchors,
+        "method": predictor.method,
         "parts_ms": _parts(graph, features, costs, names, kind),
         "layers_ms": _layers(graph, costs) if counted is None else [],
-        "predicted_memory_bytes": memory, "memory_budget": fits(stored, memory, profile.memory),
-        "flags": flags + corrections + memory["flags"], "valid": True,
-    }  # fmt: skip
+        "predicted_memory_bytes": memory,
+        "memory_budget": fits(stored, memory, profile.memory),
+        "flags": flags + corrections + memory["flags"],
+        "valid": True,
+    }
 
 
 def _corrected(costs: Array, choice: Choice, kind: str, residual: float | None) -> tuple[Array, list[str]]:
@@ -184,10 +204,12 @@ def _doubts(
     if kind == "graph" and share > REFUSED_SHARE:
         raise DeviceError(
             f"{share:.0%} of the work is in operators that {profile.id} hardly saw: {', '.join(unseen)}",
-            where=f"device: sim:{profile.id}", expected=f"mostly {', '.join(predictor.seen)}", got=", ".join(unseen),
+            where=f"device: sim:{profile.id}",
+            expected=f"mostly {', '.join(predictor.seen)}",
+            got=", ".join(unseen),
             fix=("--predictor counts needs no operator classes; or " if choice.block.counts else "")
             + "measure such networks: edgedistill devices calibrate",
-        )  # fmt: skip
+        )
     more = share * math.log(UNSEEN_FACTOR)
     if share > 0.01:  # noqa: PLR2004 - a percent is no doubt
         flags.append(f"widened: {share:.0%} of the work in operators with too few anchors ({', '.join(unseen)})")
@@ -245,6 +267,7 @@ def _layers(graph: Graph, costs: Array) -> list[Json]:
     """The layers that take most, the largest first."""
     found: list[Json] = [
         {"name": layer.name, "class": layer.kind, "ms": float(graphs.layer_features(graph, layer) @ costs)}
-        for layer in graph.layers if layer.kind != "free"
-    ]  # fmt: skip
+        for layer in graph.layers
+        if layer.kind != "free"
+    ]
     return sorted(found, key=lambda layer: -layer["ms"])[:_MOST_LAYERS]

@@ -75,9 +75,11 @@ def counted_for(
     if costs is None or costs.kernels is None:
         raise DeviceError(
             f"{profile.id} has no costs per instruction for {choice.block.runtime} {choice.block.precision}",
-            where=f"device: sim:{profile.id}", expected="an ARM board with anchors that were counted",
-            got="--predictor counts", fix="--predictor graph",
-        )  # fmt: skip
+            where=f"device: sim:{profile.id}",
+            expected="an ARM board with anchors that were counted",
+            got="--predictor counts",
+            fix="--predictor graph",
+        )
     if predictor is None and not layout().lock.is_file():
         return None, ["by operator classes: the emulator that counts is not installed (edgedistill arm setup)"]
     reason = _not_to_be_counted(counts.path, counts.graph, choice)
@@ -92,9 +94,11 @@ def counted_for(
         return None, [f"by operator classes: {reason}"]
     raise UsageError(
         f"{counts.path.name} cannot be counted for {choice.runtime} {choice.block.precision}: {reason}",
-        where=str(counts.path), expected=f"a {choice.block.precision} file that {choice.runtime} opens", got=reason,
+        where=str(counts.path),
+        expected=f"a {choice.block.precision} file that {choice.runtime} opens",
+        got=reason,
         fix=f"export it for {choice.runtime}, or --predictor graph",
-    )  # fmt: skip
+    )
 
 
 def _not_to_be_counted(path: Path, graph: Graph, choice: Choice) -> str | None:

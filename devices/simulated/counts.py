@@ -32,9 +32,20 @@ PRIORS = {
 LAST_LEVEL = {"cortex-a72": (1024, 16), "cortex-a76": (2048, 16)}
 """KiB and ways of the cache before memory: the shared L2 of older clusters, the L3 of newer ones."""
 _MULTIPLY_ADDS = frozenset({"fmla", "fmls"})
-_INTEGER_PRODUCTS = frozenset({
-    "fmlal", "fmlal2", "sdot", "udot", "smlal", "smull", "smlal2", "smull2", "umlal", "smmla",
-})  # fmt: skip
+_INTEGER_PRODUCTS = frozenset(
+    {
+        "fmlal",
+        "fmlal2",
+        "sdot",
+        "udot",
+        "smlal",
+        "smull",
+        "smlal2",
+        "smull2",
+        "umlal",
+        "smmla",
+    }
+)
 _ROOTS = frozenset({"fdiv", "fsqrt"})
 _LANES = {"16b": 16, "8h": 16, "4s": 16, "2d": 16, "8b": 8, "4h": 8, "2s": 8, "1d": 8, "b": 1, "h": 2, "s": 4, "d": 8}
 _SCALARS = {"q": 16, "d": 8, "s": 4, "h": 2, "b": 1}

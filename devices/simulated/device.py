@@ -46,10 +46,12 @@ def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
         UsageError: always; it says what does.
     """
     raise UsageError(
-        f"nothing runs on {device_id}: it is simulated", where=f"device: {device_id}",
-        expected="a device that computes, such as cpu or arm:cortex-a53", got=job.artifact.name,
+        f"nothing runs on {device_id}: it is simulated",
+        where=f"device: {device_id}",
+        expected="a device that computes, such as cpu or arm:cortex-a53",
+        got=job.artifact.name,
         fix=f"edgedistill devices predict {job.artifact.name} --device {device_id} tells its latency",
-    )  # fmt: skip
+    )
 
 
 def catalogue() -> list[Json]:
@@ -75,22 +77,38 @@ def _summary(profile: Profile) -> Json:
             if predictor is not None:
                 blocks.append(
                     {
-                        "runtime": block.runtime, "threads": block.threads, "affinity": block.affinity,
-                        "precision": block.precision, "predictor": kind, "status": block.status,
-                        "anchors": predictor.anchors, "mdape": predictor.mdape,
+                        "runtime": block.runtime,
+                        "threads": block.threads,
+                        "affinity": block.affinity,
+                        "precision": block.precision,
+                        "predictor": kind,
+                        "status": block.status,
+                        "anchors": predictor.anchors,
+                        "mdape": predictor.mdape,
                     }
-                )  # fmt: skip
+                )
     return {
-        "id": f"sim:{profile.id}", "name": profile.name, "class": profile.class_, "status": profile.status,
-        "soc": profile.soc, "blocks": blocks, "app_budget_mb": profile.memory.app_budget_mb,
-    }  # fmt: skip
+        "id": f"sim:{profile.id}",
+        "name": profile.name,
+        "class": profile.class_,
+        "status": profile.status,
+        "soc": profile.soc,
+        "blocks": blocks,
+        "app_budget_mb": profile.memory.app_budget_mb,
+    }
 
 
 def predict(
-    path: Path, names: list[str], *, runtime: str | None = None, threads: int | None = None,
-    precision: str | None = None, predictor: str | None = None, residual: float | None = None,
+    path: Path,
+    names: list[str],
+    *,
+    runtime: str | None = None,
+    threads: int | None = None,
+    precision: str | None = None,
+    predictor: str | None = None,
+    residual: float | None = None,
     on_step: Callable[[int, int, str], None] = lambda *_: None,
-) -> Json:  # fmt: skip
+) -> Json:
     """A file's latency and memory on simulated devices: `predictions`, fastest first, and `refused`, with reasons.
 
     Args:
@@ -167,10 +185,12 @@ def host_runnable(path: Path) -> tuple[str, Path, dict[str, tuple[int, ...]]]:
 
     if path.suffix not in (".onnx", ".param") or read_graph(path).quantized:
         raise UsageError(
-            f"{path.name} cannot be measured here to correct predictions", where=str(path),
-            expected=f"a float file of ONNX or {RUNTIME}, whose timings the boards' are", got=path.suffix,
+            f"{path.name} cannot be measured here to correct predictions",
+            where=str(path),
+            expected=f"a float file of ONNX or {RUNTIME}, whose timings the boards' are",
+            got=path.suffix,
             fix="leave --host out, or give the ONNX file that this one was made of",
-        )  # fmt: skip
+        )
     return RUNTIME, *runnable(path, RUNTIME)
 
 

@@ -87,7 +87,9 @@ def _count(path: Path, runtime: str, core: str, shapes: Mapping[str, tuple[int, 
         if not out.with_name("counts.2").is_file():
             raise ArtifactError(
                 f"{path.name} could not be counted in {runtime} on an emulated {core}",
-                where=str(path), expected=f"a file that {runtime} computes on this core", got=told[0],
+                where=str(path),
+                expected=f"a file that {runtime} computes on this core",
+                got=told[0],
                 fix="--predictor graph needs no emulator",
-            )  # fmt: skip
+            )
         return features_of_blocks(read_blocks(out.with_name("counts.2")))

@@ -41,9 +41,11 @@ class Anchors:
         """Those where the mask is true."""
         chosen = np.flatnonzero(mask)
         return Anchors(
-            tuple(self.names[i] for i in chosen), tuple(self.families[i] for i in chosen),
-            self.features[chosen], self.times_ms[chosen],
-        )  # fmt: skip
+            tuple(self.names[i] for i in chosen),
+            tuple(self.families[i] for i in chosen),
+            self.features[chosen],
+            self.times_ms[chosen],
+        )
 
 
 def fit(anchors: Anchors, prior: Array, strength: float = STRENGTH) -> Array:

@@ -31,8 +31,17 @@ def ncnn_runner(path: str, shapes: Dict[str, Any]) -> Tuple[Callable[[], None], 
     for pool in (blobs, workspace):
         pool.set_size_compare_ratio(0.0)
     options.blob_allocator, options.workspace_allocator = blobs, workspace
-    for kind in ("winograd_convolution", "sgemm_convolution", "int8_inference", "packing_layout", "fp16_packed",
-                 "fp16_storage", "fp16_arithmetic", "int8_storage", "int8_arithmetic"):  # fmt: skip
+    for kind in (
+        "winograd_convolution",
+        "sgemm_convolution",
+        "int8_inference",
+        "packing_layout",
+        "fp16_packed",
+        "fp16_storage",
+        "fp16_arithmetic",
+        "int8_storage",
+        "int8_arithmetic",
+    ):
         setattr(options, "use_" + kind, True)
     if net.load_param(path) != 0 or net.load_model(os.path.splitext(path)[0] + ".bin") != 0:
         raise ValueError("ncnn cannot read " + path)

@@ -36,9 +36,12 @@ def expectation(machine: str) -> Callable[[Path], float]:
     """
     if machine not in MACHINES:
         raise DeviceError(
-            f"no published timings tell what networks take on {machine}", where="device: cpu",
-            expected=", ".join(MACHINES), got=machine, fix="leave --host out",
-        )  # fmt: skip
+            f"no published timings tell what networks take on {machine}",
+            where="device: cpu",
+            expected=", ".join(MACHINES),
+            got=machine,
+            fix="leave --host out",
+        )
     costs = fit(graph_anchors(host_times(MACHINES[machine])), graphs.PRIOR)
     return lambda path: float(graphs.features(read_graph(path)) @ costs)
 

@@ -20,9 +20,17 @@ if TYPE_CHECKING:
 
 FILE = DATA / "memory.yaml"
 FEATURES = (
-    "weights", "transformed_weights", "held_weights", "largest_weights", "patches", "largest_layer", "arena",
-    "beside_arena", "constant", "layers",
-)  # fmt: skip
+    "weights",
+    "transformed_weights",
+    "held_weights",
+    "largest_weights",
+    "patches",
+    "largest_layer",
+    "arena",
+    "beside_arena",
+    "constant",
+    "layers",
+)
 """Bytes of the weights; of 3x3 weights transformed for Winograd's algorithm; of the weights with those transformed in
 place of the file's; of the largest layer's weights, which lie there twice while they are packed; of the largest
 convolution's patches (im2col); of the largest layer's input and output; of the activations that live at once; what the
@@ -31,14 +39,23 @@ _USUAL = ("weights", "transformed_weights", "patches", "largest_layer", "arena",
 _OF = {"ncnn": ("held_weights", "largest_weights", "arena", "beside_arena", "constant", "layers")}
 """Features of a runtime's model where they are not the usual ones: ncnn forgets the weights that it has packed."""
 _PRIOR = {
-    "weights": 1.0, "transformed_weights": 0.3, "held_weights": 1.0, "largest_weights": 1.0, "patches": 1.0,
-    "largest_layer": 1.0, "arena": 1.5, "beside_arena": 1.0, "constant": 1.5e6, "layers": 5e3,
-}  # fmt: skip
+    "weights": 1.0,
+    "transformed_weights": 0.3,
+    "held_weights": 1.0,
+    "largest_weights": 1.0,
+    "patches": 1.0,
+    "largest_layer": 1.0,
+    "arena": 1.5,
+    "beside_arena": 1.0,
+    "constant": 1.5e6,
+    "layers": 5e3,
+}
 """By hand: what each stands for in bytes."""
 _PARTS = {
-    "weights": ("weights", "transformed_weights", "held_weights", "largest_weights"), "arena": ("arena",),
+    "weights": ("weights", "transformed_weights", "held_weights", "largest_weights"),
+    "arena": ("arena",),
     "workspace": ("patches", "largest_layer", "beside_arena", "constant", "layers"),
-}  # fmt: skip
+}
 _TILE = 64 / 9
 _NCNN_TILES = (4.0, 64 / 9)
 _FEW_CHANNELS = 32
@@ -68,9 +85,11 @@ def features(graph: Graph) -> dict[str, float]:
         "largest_weights": max((layer.weights for layer in graph.layers), default=0) * item,
         "patches": max((_patches(layer) for layer in convolutions), default=0) * item,
         "largest_layer": max((graph.io(layer) for layer in steps), default=0) * item,
-        "arena": arena, "beside_arena": arena_elements(graph, _staged) * item - arena, "constant": 1,
+        "arena": arena,
+        "beside_arena": arena_elements(graph, _staged) * item - arena,
+        "constant": 1,
         "layers": len(steps),
-    }  # fmt: skip
+    }
 
 
 def _winograd(layer: Layer) -> bool:
@@ -101,10 +120,11 @@ def measured_anchors(runtime: str) -> Anchors:
     """Growth of the resident peak in bytes, measured by `python -m benchmarks.studies.accuracy.host_memory`."""
     table = rows(f"{runtime}_host_memory.csv")
     return Anchors(
-        tuple(row["network"] for row in table), tuple(row["family"] for row in table),
+        tuple(row["network"] for row in table),
+        tuple(row["family"] for row in table),
         np.array([[float(row[name]) for name in features_of(runtime)] for row in table]),
         np.array([float(row["growth_bytes"]) for row in table]),
-    )  # fmt: skip
+    )
 
 
 def every_anchors() -> dict[str, Anchors]:
@@ -140,16 +160,20 @@ def predict(graph: Graph, runtime: str) -> Json:
     if model is None:
         parts: Json = {"weights": row["weights"], "arena": row["arena"], "workspace": 0.0, "runtime": 0.0}
         return {
-            **{name: round(value) for name, value in parts.items()}, "total": round(sum(parts.values())),
-            "mdape": None, "flags": [f"memory of {runtime}: UNVALIDATED, without workspace and runtime"],
-        }  # fmt: skip
+            **{name: round(value) for name, value in parts.items()},
+            "total": round(sum(parts.values())),
+            "mdape": None,
+            "flags": [f"memory of {runtime}: UNVALIDATED, without workspace and runtime"],
+        }
     costs = model["costs"]
     parts = {part: sum(costs.get(name, 0) * row[name] for name in names) for part, names in _PARTS.items()}
     parts["runtime"] = model["base_bytes"]
     return {
-        **{name: round(value) for name, value in parts.items()}, "total": round(sum(parts.values())),
-        "mdape": model["mdape"], "flags": ["memory is modelled after x86-64 measurements"],
-    }  # fmt: skip
+        **{name: round(value) for name, value in parts.items()},
+        "total": round(sum(parts.values())),
+        "mdape": model["mdape"],
+        "flags": ["memory is modelled after x86-64 measurements"],
+    }
 
 
 def fits(graph: Graph, memory: Json, device: Memory) -> Json:
@@ -165,9 +189,11 @@ def fits(graph: Graph, memory: Json, device: Memory) -> Json:
         arena = arena_elements(graph) * graph.item_bytes
         return {
             "fits": arena <= sram_kb * 1024 and graph.weight_bytes <= flash_kb * 1024,
-            "sram_bytes": arena, "sram_limit_bytes": round(sram_kb * 1024),
-            "flash_bytes": graph.weight_bytes, "flash_limit_bytes": round(flash_kb * 1024),
-        }  # fmt: skip
+            "sram_bytes": arena,
+            "sram_limit_bytes": round(sram_kb * 1024),
+            "flash_bytes": graph.weight_bytes,
+            "flash_limit_bytes": round(flash_kb * 1024),
+        }
     if budget_mb is None:
         return {"fits": None}
     return {"fits": memory["total"] <= budget_mb * 1e6, "limit_bytes": round(budget_mb * 1e6)}

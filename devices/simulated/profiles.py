@@ -117,8 +117,9 @@ class Block(_Frozen):
         if self.counts is None and self.graph is None:
             raise ValueError("a block needs `counts`, `graph` or both")
         for name, one, features in (
-            ("counts", self.counts, counts.FEATURES), ("graph", self.graph, graphs.FEATURES),
-        ):  # fmt: skip
+            ("counts", self.counts, counts.FEATURES),
+            ("graph", self.graph, graphs.FEATURES),
+        ):
             if one is not None and set(one.costs) != set(features):
                 wrong = sorted(set(one.costs) ^ set(features))
                 raise ValueError(
@@ -203,9 +204,11 @@ def read(path: Path) -> Profile:
         key = ".".join(map(str, first["loc"])) or "the profile"
         raise UsageError(
             f"{path.name} is no valid profile: {key}: {first['msg']}",
-            where=f"{path}, key {key}", expected=f"a profile of schema {SCHEMA}", got=repr(first["input"])[:120],
+            where=f"{path}, key {key}",
+            expected=f"a profile of schema {SCHEMA}",
+            got=repr(first["input"])[:120],
             fix=_FIX,
-        ) from error  # fmt: skip
+        ) from error
 
 
 _FIX = (
@@ -226,10 +229,12 @@ def _load(folders: tuple[Path, ...], stamp: float) -> dict[str, Profile]:  # noq
         for name in (profile.id, *profile.aliases):
             if name in names:
                 raise UsageError(
-                    f"two profiles have the id {name!r}", where=f"{names[name]} and {path}",
-                    expected="an id and aliases of its own for every profile", got=name,
+                    f"two profiles have the id {name!r}",
+                    where=f"{names[name]} and {path}",
+                    expected="an id and aliases of its own for every profile",
+                    got=name,
                     fix=f"change the key id or aliases in {path}",
-                )  # fmt: skip
+                )
             names[name] = path
         found[profile.id] = (path, profile)
     return {name: profile for name, (_, profile) in found.items()}
@@ -256,9 +261,12 @@ def find(name: str) -> Profile:
         if name in (profile.id, *profile.aliases):
             return profile
     raise UsageError(
-        f"no profile {name!r}", where=f"device: sim:{name}", expected=nearest(name, known), got=repr(name),
+        f"no profile {name!r}",
+        where=f"device: sim:{name}",
+        expected=nearest(name, known),
+        got=repr(name),
         fix="`edgedistill devices list` shows them; `edgedistill devices calibrate` makes one of your own board",
-    )  # fmt: skip
+    )
 
 
 def write(profile: Profile, folder: Path) -> Path:

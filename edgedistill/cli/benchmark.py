@@ -106,9 +106,12 @@ def _require_places(devices: Sequence[str], plot: Path | None, samples: Path | N
         require_folder(option, path)
         if not timed:
             raise UsageError(
-                f"{option} keeps latencies, and none is measured on {', '.join(devices)}", where=option,
-                expected="a device that is measured, such as cpu", got=", ".join(devices), fix=f"leave {option} out",
-            )  # fmt: skip
+                f"{option} keeps latencies, and none is measured on {', '.join(devices)}",
+                where=option,
+                expected="a device that is measured, such as cpu",
+                got=", ".join(devices),
+                fix=f"leave {option} out",
+            )
 
 
 def _measure(
@@ -175,6 +178,9 @@ def _cores(text: str) -> list[int]:
         return [int(core) for core in text.split(",") if core]
     except ValueError:
         raise UsageError(
-            f"--affinity {text!r} names no cores", where="--affinity", expected="numbers such as 0,1", got=repr(text),
+            f"--affinity {text!r} names no cores",
+            where="--affinity",
+            expected="numbers such as 0,1",
+            got=repr(text),
             fix="list the cores' numbers",
-        ) from None  # fmt: skip
+        ) from None

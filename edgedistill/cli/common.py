@@ -75,6 +75,9 @@ def require_folder(option: str, path: Path) -> None:
     """
     if not path.absolute().parent.is_dir():
         raise UsageError(
-            f"{option}: there is no folder {path.parent}", where=option, expected="a path in an existing folder",
-            got=str(path), fix=f"mkdir -p {path.parent}",
-        )  # fmt: skip
+            f"{option}: there is no folder {path.parent}",
+            where=option,
+            expected="a path in an existing folder",
+            got=str(path),
+            fix=f"mkdir -p {path.parent}",
+        )

@@ -104,10 +104,15 @@ def export(
         ready = made_ready(given, options.normalization, folds) if given is not None else None
         source = folded(load(model, options, ready), folds, "--fold")
         settings = Settings(
-            _words(to, "--to"), _words(precision, "--precision"), arrays_of(calibration, "--calibration"),
-            arrays_of(validation, "--validation"), _quantize(candidates, max_drop),
-            Settings().benchmark.model_copy(update={"device": device}), opset, licence,
-        )  # fmt: skip
+            _words(to, "--to"),
+            _words(precision, "--precision"),
+            arrays_of(calibration, "--calibration"),
+            arrays_of(validation, "--validation"),
+            _quantize(candidates, max_drop),
+            Settings().benchmark.model_copy(update={"device": device}),
+            opset,
+            licence,
+        )
         document = write(source, out, settings, watch.step)
     log.replace(out / "export.log")
     if as_json:
@@ -128,9 +133,13 @@ def _show(document: Json, out: Path) -> None:
         parity = artifact["parity"]
         relative = f"{parity['max_relative']:.1e}" if parity["max_relative"] is not None else "infinite"
         table.add_row(
-            Text(artifact["path"]), f"{artifact['size_bytes'] / 1e3:.1f}", f"{parity['state']}: {parity['reason']}",
-            relative, ", ".join(p["runtime"] for p in artifact["parity_by_runtime"]), Text("; ".join(artifact["notes"])),
-        )  # fmt: skip
+            Text(artifact["path"]),
+            f"{artifact['size_bytes'] / 1e3:.1f}",
+            f"{parity['state']}: {parity['reason']}",
+            relative,
+            ", ".join(p["runtime"] for p in artifact["parity_by_runtime"]),
+            Text("; ".join(artifact["notes"])),
+        )
     console().print(table)
     say(f"n = {document['artifacts'][0]['parity']['n']} samples, measured here")
     for artifact in document["artifacts"]:

@@ -52,9 +52,12 @@ def parity(
 
     if layers and device != "cpu":
         raise UsageError(
-            f"--layers cannot look into {device}", where="--layers", expected="--device cpu", got=device,
+            f"--layers cannot look into {device}",
+            where="--layers",
+            expected="--device cpu",
+            got=device,
             fix="compare there without --layers, or here with it",
-        )  # fmt: skip
+        )
     if min_snr is not None and not layers:
         raise UsageError(
             "--min-snr is for --layers",

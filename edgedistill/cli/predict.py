@@ -66,10 +66,17 @@ def predict(
     watch = TerminalWatch()
     with watch.bar:
         found = predicted(
-            artifact, device or [], runtime=runtime, threads=threads, precision=precision, predictor=predictor,
-            host=_host() if host else None, budget_ms=budget_ms, budget_mb=budget_mb,
+            artifact,
+            device or [],
+            runtime=runtime,
+            threads=threads,
+            precision=precision,
+            predictor=predictor,
+            host=_host() if host else None,
+            budget_ms=budget_ms,
+            budget_mb=budget_mb,
             on_step=lambda done, total, text: watch.step(text, done, total),
-        )  # fmt: skip
+        )
     if plot is not None:
         from edgedistill.report.prediction_plot import prediction_picture
         from edgedistill.storage import storage_errors, write_atomically
@@ -129,9 +136,12 @@ def calibrate(
 
     if (device is None) == (anchors is None):
         raise UsageError(
-            "either --device or --anchors is needed", where="command line", expected="one of the two",
-            got="both" if device else "neither", fix="--device cpu measures; --anchors FILE.csv takes timings",
-        )  # fmt: skip
+            "either --device or --anchors is needed",
+            where="command line",
+            expected="one of the two",
+            got="both" if device else "neither",
+            fix="--device cpu measures; --anchors FILE.csv takes timings",
+        )
     board = Board(name, runtime, threads, few_shot=few_shot, app_budget_mb=budget_mb, replace=replace)
     if anchors is not None:
         found = from_anchors(board, anchors)

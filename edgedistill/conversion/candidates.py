@@ -155,11 +155,16 @@ def choose(
         rounds = dict(zip((t.scheme.name for t in fitting), raced.rounds, strict=True))
         rows = [
             _row(
-                t, fp32, samples, rounds.get(t.scheme.name, ()), raced.device, shipped=t is best,
+                t,
+                fp32,
+                samples,
+                rounds.get(t.scheme.name, ()),
+                raced.device,
+                shipped=t is best,
                 margin=settings.max_drop,
             )
             for t in tried
-        ]  # fmt: skip
+        ]
         rows += [_refused(scheme, error, samples, fp32) for scheme, error in search.refused]
         met = fp32 - best.quality <= settings.max_drop
         return Choice(_moved(best.artifact, out), rows, best.scheme.keep_float, met, raced.notes)
@@ -267,9 +272,15 @@ def fewest(fits: Callable[[int], bool], most: int) -> int:
 
 
 def _row(
-    tried: Tried, fp32: float, samples: CandidateSamples, rounds: Sequence[float], device: str, *, shipped: bool,
+    tried: Tried,
+    fp32: float,
+    samples: CandidateSamples,
+    rounds: Sequence[float],
+    device: str,
+    *,
+    shipped: bool,
     margin: float,
-) -> Json:  # fmt: skip
+) -> Json:
     fits = fp32 - tried.quality <= margin
     return {
         "scheme": tried.scheme.name,
@@ -290,10 +301,20 @@ def _row(
 
 def _refused(scheme: Scheme, error: EdgeDistillError, samples: CandidateSamples, fp32: float) -> Json:
     return {
-        "scheme": scheme.name, "placement": scheme.placement, "keep_float": [], "metric": samples.metric,
-        "quality": None, "quality_fp32": fp32, "drop": None, "n": samples.count, "size_bytes": None, "device": None,
-        "latency_ratio_to_fp32": None, "latency_ratio_rounds": [], "state": f"refused: {error.message[:200]}",
-    }  # fmt: skip
+        "scheme": scheme.name,
+        "placement": scheme.placement,
+        "keep_float": [],
+        "metric": samples.metric,
+        "quality": None,
+        "quality_fp32": fp32,
+        "drop": None,
+        "n": samples.count,
+        "size_bytes": None,
+        "device": None,
+        "latency_ratio_to_fp32": None,
+        "latency_ratio_rounds": [],
+        "state": f"refused: {error.message[:200]}",
+    }
 
 
 def _moved(artifact: Artifact, out: Path) -> Artifact:

@@ -122,9 +122,15 @@ def export(
     source = folded(of_module(model, examples, name, normalization, tuple(labels)), fold, "fold")
     default = Settings()
     settings = Settings(
-        to, precisions, calibration, validation, quantize or default.quantize, benchmark or default.benchmark, opset,
+        to,
+        precisions,
+        calibration,
+        validation,
+        quantize or default.quantize,
+        benchmark or default.benchmark,
+        opset,
         licence,
-    )  # fmt: skip
+    )
     return write(source, Path(out), settings, on_step)
 
 
@@ -217,9 +223,7 @@ def _apart(artifact: Artifact, samples: Path, folder: Path) -> dict[str, str]:
 
 def _choice_json(choice: Choice) -> Json:
     """As reports hold it."""
-    return {
-        "artifact": choice.artifact.id, "met": choice.met, "candidates": choice.rows, "notes": list(choice.notes)
-    }  # fmt: skip
+    return {"artifact": choice.artifact.id, "met": choice.met, "candidates": choice.rows, "notes": list(choice.notes)}
 
 
 def _measured(

@@ -94,9 +94,13 @@ def _of_program(path: Path, options: Options, given: Mapping[str, Array] | None)
     rows = _SAMPLES if dynamic else int(specs[0].shape[0])
     examples = _examples(specs, rows, given, program.example_inputs)
     return of_module(
-        program.module(), examples, options.name or path.stem, options.normalization, options.labels,
+        program.module(),
+        examples,
+        options.name or path.stem,
+        options.normalization,
+        options.labels,
         dynamic_batch=dynamic,
-    )  # fmt: skip
+    )
 
 
 def _of_import(target: str, options: Options, given: Mapping[str, Array] | None) -> Source:

@@ -146,9 +146,15 @@ def build_cache(job: Job, folder: Path, watch: Watch) -> Plan:
             watch.note(found.reason)
             if found.use:
                 write_cache(
-                    folder, live, shapes, lesson.inputs, settings.cache, train, job.recipe.seed,
+                    folder,
+                    live,
+                    shapes,
+                    lesson.inputs,
+                    settings.cache,
+                    train,
+                    job.recipe.seed,
                     lambda done, total: watch.step("run the teacher", done, total),
-                )  # fmt: skip
+                )
     return found
 
 

@@ -146,5 +146,7 @@ def _relate(measurement: Json, references: Sequence[Json]) -> None:
     if same and "instructions" in measurement and "instructions" in same[0]:
         ratio = measurement["instructions"]["total"] / same[0]["instructions"]["total"]
         measurement["instructions_to_reference"] = {
-            "reference": same[0]["artifact"], "runtime": same[0]["runtime"], "ratio": ratio,
-        }  # fmt: skip
+            "reference": same[0]["artifact"],
+            "runtime": same[0]["runtime"],
+            "ratio": ratio,
+        }

@@ -110,9 +110,19 @@ def compare(
         if classes:
             reason += f", top-1 agreement {agreement:.4f} (at least {least.min_top1_agreement:g})"
     return Parity(
-        name, runtime, len(exact), max_abs, relative, psnr, cosine, agreement, snr,
-        int(difference.reshape(len(difference), -1).max(axis=1).argmax()), State.PASS if good else State.FAIL, reason,
-    )  # fmt: skip
+        name,
+        runtime,
+        len(exact),
+        max_abs,
+        relative,
+        psnr,
+        cosine,
+        agreement,
+        snr,
+        int(difference.reshape(len(difference), -1).max(axis=1).argmax()),
+        State.PASS if good else State.FAIL,
+        reason,
+    )
 
 
 def _least(precision: Precision, tolerance: ParitySettings) -> Fp16Parity | Int8Parity:

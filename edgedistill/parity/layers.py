@@ -60,8 +60,11 @@ def align(
     lost = graph.lost(agrees)
     departed = [graph.counts[n] and not agrees[n] and (n in pairs.found or lost[n]) for n in range(len(reference))]
     pairs.by_order([n for n, bad in enumerate(departed) if bad and n not in pairs.found], agrees)
-    rows = tuple(_row(n, pairs, "agrees" if agrees[n] else "departs" if departed[n] and n in pairs.found else "absent")
-                 for n in range(len(reference)) if graph.counts[n])  # fmt: skip
+    rows = tuple(
+        _row(n, pairs, "agrees" if agrees[n] else "departs" if departed[n] and n in pairs.found else "absent")
+        for n in range(len(reference))
+        if graph.counts[n]
+    )
     return Layers(rows, _first(departed, agrees, pairs, graph))
 
 

@@ -134,9 +134,13 @@ def fire(width: int) -> nn.Module:
 def dense(width: int) -> nn.Module:
     """Three dense layers."""
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(3 * 16 * 16, width), nn.ReLU(),
-        nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 100),
-    )  # fmt: skip
+        nn.Flatten(),
+        nn.Linear(3 * 16 * 16, width),
+        nn.ReLU(),
+        nn.Linear(width, width),
+        nn.ReLU(),
+        nn.Linear(width, 100),
+    )
 
 
 SUITE: dict[str, tuple[Callable[[], nn.Module], int]] = {

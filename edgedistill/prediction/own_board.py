@@ -84,9 +84,13 @@ def from_device(board: Board, device: str, on_step: Callable[[int, int, str], No
         disagree = [t.path.stem for t in timings if np.median(t.rounds_ms) > _DISAGREE * t.ms]
         flags = [f"rounds disagree, the machine was busy: {', '.join(disagree)}"] if disagree else []
         facts = {
-            "name": info.name, "machine": info.machine, "cores": info.cores, "ram_mb": info.memory_bytes / 2**20,
-            "source": f"measured by edgedistill devices calibrate on {device}", "given": False,
-        }  # fmt: skip
+            "name": info.name,
+            "machine": info.machine,
+            "cores": info.cores,
+            "ram_mb": info.memory_bytes / 2**20,
+            "source": f"measured by edgedistill devices calibrate on {device}",
+            "given": False,
+        }
         return {**_written(board, facts, timings), "flags": flags}
 
 
@@ -100,9 +104,13 @@ def from_anchors(board: Board, path: Path) -> Json:
     _simulator().require_free(board.name, replace=board.replace)
     timings = _read(path)
     facts = {
-        "name": board.name, "machine": "unknown", "cores": 1, "ram_mb": None, "source": f"timings given in {path.name}",
+        "name": board.name,
+        "machine": "unknown",
+        "cores": 1,
+        "ram_mb": None,
+        "source": f"timings given in {path.name}",
         "given": True,
-    }  # fmt: skip
+    }
     return {**_written(board, facts, timings), "flags": []}
 
 
@@ -139,9 +147,12 @@ def _format_of(runtime: str) -> str:
     formats = {known: fmt for fmt in plugin_names("exporters") for known in find_plugin("exporters", fmt).RUNTIMES}
     if runtime not in formats:
         raise UsageError(
-            f"unknown runtime {runtime!r}", where="--runtime", expected=nearest(runtime, formats), got=repr(runtime),
+            f"unknown runtime {runtime!r}",
+            where="--runtime",
+            expected=nearest(runtime, formats),
+            got=repr(runtime),
             fix="name a runtime that a file can be exported for",
-        )  # fmt: skip
+        )
     return formats[runtime]
 
 
@@ -163,24 +174,32 @@ def _read(path: Path) -> list[Timing]:
         rows = list(csv.DictReader(line for line in text.splitlines() if line[:1] != "#"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"{path} cannot be read", where=str(path), expected="a CSV with the columns model, ms", got=str(error),
+            f"{path} cannot be read",
+            where=str(path),
+            expected="a CSV with the columns model, ms",
+            got=str(error),
             fix="correct the path",
-        ) from error  # fmt: skip
+        ) from error
     lacking = {"model", "ms"} - set(rows[0] if rows else ())
     if lacking:
         raise UsageError(
-            f"{path.name} lacks {' and '.join(sorted(lacking))}", where=f"{path}, first line",
-            expected="the columns model, ms and perhaps family", got=", ".join(rows[0]) if rows else "no rows",
+            f"{path.name} lacks {' and '.join(sorted(lacking))}",
+            where=f"{path}, first line",
+            expected="the columns model, ms and perhaps family",
+            got=", ".join(rows[0]) if rows else "no rows",
             fix="name the columns in the first line",
-        )  # fmt: skip
+        )
     timings = [_timing(row, number, path) for number, row in enumerate(rows, 2)]
     names = [timing.path for timing in timings]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UsageError(
-            f"{twice.name} stands there twice", where=f"{path}, column model", expected="one row per file",
-            got=str(twice), fix="keep one of the rows",
-        )  # fmt: skip
+            f"{twice.name} stands there twice",
+            where=f"{path}, column model",
+            expected="one row per file",
+            got=str(twice),
+            fix="keep one of the rows",
+        )
     return timings
 
 
@@ -193,8 +212,10 @@ def _timing(row: dict[str, str], number: int, path: Path) -> Timing:
     if not file.is_file() or not 0 < ms < float("inf"):
         wrong, got = ("ms", row["ms"]) if file.is_file() else ("model", row["model"])
         raise UsageError(
-            f"row {number} of {path.name} is no timing", where=f"{path}, row {number}, column {wrong}",
+            f"row {number} of {path.name} is no timing",
+            where=f"{path}, row {number}, column {wrong}",
             expected="a positive number of milliseconds" if wrong == "ms" else "a file, relative to the CSV",
-            got=repr(got), fix="correct the row",
-        )  # fmt: skip
+            got=repr(got),
+            fix="correct the row",
+        )
     return Timing(file, row.get("family") or file.stem, (ms,))

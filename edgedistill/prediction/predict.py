@@ -19,8 +19,9 @@ PREDICTORS = ("counts", "graph")
 _INTEGERS = (Precision.INT8_STATIC, Precision.INT8_QAT)
 _FLOATS = (Precision.FP32, Precision.FP16)
 _OTHER_FLOATS = {
-    "fp16": "not in fp32: ncnn computes in half floats on these cores", "fp32": "not in fp16: timings of 32-bit floats",
-}  # fmt: skip
+    "fp16": "not in fp32: ncnn computes in half floats on these cores",
+    "fp32": "not in fp16: timings of 32-bit floats",
+}
 
 
 def is_predicted(device_id: str) -> bool:
@@ -74,16 +75,25 @@ def predict(
     """
     if predictor not in (None, *PREDICTORS):
         raise UsageError(
-            f"unknown predictor {predictor!r}", where="--predictor", expected=", ".join(PREDICTORS),
-            got=repr(predictor), fix="use one of these, or leave it out",
-        )  # fmt: skip
+            f"unknown predictor {predictor!r}",
+            where="--predictor",
+            expected=", ".join(PREDICTORS),
+            got=repr(predictor),
+            fix="use one of these, or leave it out",
+        )
     if host is not None:
         _require_correctable(devices, runtime, predictor)
     measured = host(artifact, on_step) if host is not None else None
     found: Json = _simulator().predict(
-        artifact, list(devices), runtime=runtime, threads=threads, precision=_arithmetic(precision),
-        predictor="graph" if host else predictor, residual=measured["residual"] if measured else None, on_step=on_step,
-    )  # fmt: skip
+        artifact,
+        list(devices),
+        runtime=runtime,
+        threads=threads,
+        precision=_arithmetic(precision),
+        predictor="graph" if host else predictor,
+        residual=measured["residual"] if measured else None,
+        on_step=on_step,
+    )
     found |= {"host": measured} if measured else {}
     for one in found["predictions"]:
         one.update(_named(one, runtime, precision), **_within(one, budget_ms, budget_mb))
@@ -112,9 +122,12 @@ def _require_correctable(devices: Sequence[str], runtime: str | None, predictor:
     """
     if predictor == "counts":
         raise UsageError(
-            "counts are not corrected by a measurement on this machine", where="--host", expected="--predictor graph",
-            got="--predictor counts", fix="leave one of the two out",
-        )  # fmt: skip
+            "counts are not corrected by a measurement on this machine",
+            where="--host",
+            expected="--predictor graph",
+            got="--predictor counts",
+            fix="leave one of the two out",
+        )
     for device in devices:
         _simulator().show(device)
     _simulator().require_runtime(runtime)
@@ -138,9 +151,12 @@ def _arithmetic(precision: str | None) -> str | None:
     if parsed in _FLOATS:
         return "float"
     raise UsageError(
-        f"no profile has timings in {parsed.value}", where="--precision", expected="fp32, fp16, int8", got=parsed.value,
+        f"no profile has timings in {parsed.value}",
+        where="--precision",
+        expected="fp32, fp16, int8",
+        got=parsed.value,
         fix="measure it on the board itself",
-    )  # fmt: skip
+    )
 
 
 def _named(prediction: Json, runtime: str | None, precision: str | None) -> Json:

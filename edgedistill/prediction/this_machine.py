@@ -62,9 +62,13 @@ def measured_here(artifact: Path, on_step: Callable[[int, int, str], None]) -> J
     ms, repeats = times[artifact.name]
     expected = say(artifact) * float(np.median([*references.values()]))
     return {
-        "runtime": runtime, "ms": ms, "repeats_ms": repeats, "expected_ms": expected, "residual": ms / expected,
+        "runtime": runtime,
+        "ms": ms,
+        "repeats_ms": repeats,
+        "expected_ms": expected,
+        "residual": ms / expected,
         "references": references,
-    }  # fmt: skip
+    }
 
 
 def _timed(
@@ -109,10 +113,11 @@ def _agreed(name: str, processes: Sequence[dict[str, float]]) -> tuple[float, li
     if _apart(repeats):
         raise DeviceError(
             f"two measurements of {name} on this machine disagree",
-            where="device: cpu", expected=f"sums of the layers' fastest times within {DISAGREE - 1:.0%}",
+            where="device: cpu",
+            expected=f"sums of the layers' fastest times within {DISAGREE - 1:.0%}",
             got=" and ".join(f"{ms:.3g} ms" for ms in repeats),
             fix="stop what else runs here and try again, or leave --host out",
-        )  # fmt: skip
+        )
     return _sum_of_least(processes), repeats
 
 

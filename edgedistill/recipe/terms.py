@@ -349,9 +349,34 @@ class Crd(_RelationTerm):
 _COMMON = ("loss", "weight", "schedule", "teacher", "student_layers", "teacher_layers", "capture", "projector")
 
 Term = Annotated[
-    CrossEntropy | SoftTargets | Dkd | Dist | LogitStandardized | MultiLevel | HardLabel | LogitMse | Binary
-    | Hint | AttentionTransfer | NeuronSelectivity | ActivationBoundary | FactorTransfer | Vid | Overhaul | Review
-    | SimKd | ChannelWise | TinyBertHidden | TinyBertAttention | MiniLm
-    | Fsp | RkdDistance | RkdAngle | Similarity | Pkt | CorrelationCongruence | Crd,
+    CrossEntropy
+    | SoftTargets
+    | Dkd
+    | Dist
+    | LogitStandardized
+    | MultiLevel
+    | HardLabel
+    | LogitMse
+    | Binary
+    | Hint
+    | AttentionTransfer
+    | NeuronSelectivity
+    | ActivationBoundary
+    | FactorTransfer
+    | Vid
+    | Overhaul
+    | Review
+    | SimKd
+    | ChannelWise
+    | TinyBertHidden
+    | TinyBertAttention
+    | MiniLm
+    | Fsp
+    | RkdDistance
+    | RkdAngle
+    | Similarity
+    | Pkt
+    | CorrelationCongruence
+    | Crd,
     Field(discriminator="loss"),
-]  # fmt: skip
+]

@@ -19,9 +19,17 @@ if TYPE_CHECKING:
 
 SCHEMA = "edgedistill.report/1"
 _PACKAGES = (
-    "ai-edge-litert", "ai-edge-quantizer", "litert-torch", "nncf", "numpy", "onnx", "onnxruntime",
-    "openvino", "tflite-runtime", "torch",
-)  # fmt: skip
+    "ai-edge-litert",
+    "ai-edge-quantizer",
+    "litert-torch",
+    "nncf",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "tflite-runtime",
+    "torch",
+)
 
 
 def package_versions(names: Sequence[str] = _PACKAGES) -> dict[str, str]:

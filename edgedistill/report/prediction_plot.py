@@ -41,8 +41,10 @@ def anchors_picture(profile: Json) -> str:
 
     blocks = [
         (f"{block['runtime']} {block['precision']} {block['threads']} threads, {kind}", block[kind])
-        for block in profile["runtimes"] for kind in ("counts", "graph") if block[kind] and block[kind]["held_out"]
-    ]  # fmt: skip
+        for block in profile["runtimes"]
+        for kind in ("counts", "graph")
+        if block[kind] and block[kind]["held_out"]
+    ]
     columns = min(4, max(1, len(blocks)))
     height = -(-len(blocks) // columns) or 1
     figure = Figure(figsize=(3.2 * columns, 3.2 * height), layout="constrained")

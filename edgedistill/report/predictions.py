@@ -62,11 +62,18 @@ def _row(one: Json) -> list[str | Text]:
     if "meets_budget" in one:
         fits += ", in budget" if one["meets_budget"] else ", OVER"
     return [
-        Text(one["artifact"]), Text(one["device"]), f"{one['runtime']} {one['arithmetic']}", one["predictor"],
-        f"{one['threads']} {one['affinity']}", f"{unvalidated}{_short(one['latency_ms']['p50'])}",
-        f"{_short(low)} to {_short(high)}", f"{one['mdape']:.0%}" if one["mdape"] is not None else "?",
-        f"{one['predicted_memory_bytes']['total'] / 1e6:.1f}", fits, Text(standing, style=_STYLES.get(standing, "")),
-    ]  # fmt: skip
+        Text(one["artifact"]),
+        Text(one["device"]),
+        f"{one['runtime']} {one['arithmetic']}",
+        one["predictor"],
+        f"{one['threads']} {one['affinity']}",
+        f"{unvalidated}{_short(one['latency_ms']['p50'])}",
+        f"{_short(low)} to {_short(high)}",
+        f"{one['mdape']:.0%}" if one["mdape"] is not None else "?",
+        f"{one['predicted_memory_bytes']['total'] / 1e6:.1f}",
+        fits,
+        Text(standing, style=_STYLES.get(standing, "")),
+    ]
 
 
 def _short(value: float) -> str:
@@ -122,10 +129,15 @@ def show_profile(found: Json, console: Console) -> None:
         f"{c['count']} x {c['core']}" + (f" at {c['ghz']} GHz" if c["ghz"] else "") for c in found["clusters"]
     )
     for key, value in (
-        ("id", found["id"]), ("name", found["name"]), ("class", found["class"]), ("status", status),
-        ("soc", found["soc"]), ("cores", clusters), ("memory", _told(found["memory"])),
+        ("id", found["id"]),
+        ("name", found["name"]),
+        ("class", found["class"]),
+        ("status", status),
+        ("soc", found["soc"]),
+        ("cores", clusters),
+        ("memory", _told(found["memory"])),
         ("throttling", "not modelled"),
-    ):  # fmt: skip
+    ):
         console.print(Text(f"{key:<11} {value}"))
     for field, origin in found["provenance"].items():
         mark = "" if origin["verified"] else " (NOT VERIFIED)"
@@ -149,11 +161,17 @@ def show_profile(found: Json, console: Console) -> None:
             one = block[kind]
             if one is not None:
                 table.add_row(
-                    block["runtime"], f"{block['threads']} {block['affinity']}", block["precision"], kind,
-                    block["status"], str(one["anchors"]), str(one["families"]), _percent(one["mdape"]),
+                    block["runtime"],
+                    f"{block['threads']} {block['affinity']}",
+                    block["precision"],
+                    kind,
+                    block["status"],
+                    str(one["anchors"]),
+                    str(one["families"]),
+                    _percent(one["mdape"]),
                     _percent(one["within20"]),
                     f"x/÷ {2.718281828459045 ** one['spread']:.2f}",
-                )  # fmt: skip
+                )
     console.print(table)
 
 

@@ -92,11 +92,18 @@ def show_measurements(measurements: list[Json], console: Console) -> None:
         latency = m["latency_ms"]
         ratio = m.get("ratio_to_reference")
         table.add_row(
-            Text(m["artifact"]), Text(m["device"]), f"{m['runtime']} {m['runtime_version']}", str(latency["count"]),
-            _figure(latency.get("p50"), 4), _figure(latency.get("p90"), 4), _figure(m.get("load_cold_ms"), 1),
-            _figure(m.get("memory_bytes", {}).get("peak"), 1, 1e6), _answer(ratio) if ratio else "",
-            str(m["batch"]), _standing(m),
-        )  # fmt: skip
+            Text(m["artifact"]),
+            Text(m["device"]),
+            f"{m['runtime']} {m['runtime_version']}",
+            str(latency["count"]),
+            _figure(latency.get("p50"), 4),
+            _figure(latency.get("p90"), 4),
+            _figure(m.get("load_cold_ms"), 1),
+            _figure(m.get("memory_bytes", {}).get("peak"), 1, 1e6),
+            _answer(ratio) if ratio else "",
+            str(m["batch"]),
+            _standing(m),
+        )
     console.print(table)
     for m in measurements:
         if m.get("operators"):
@@ -128,12 +135,15 @@ def show_emulated(measurements: list[Json], console: Console) -> None:
         counted = [f"{m['instructions'][name] / 1e3:.1f}" for name in classes] if "instructions" in m else ["-"] * 6
         far = m.get("parity", {}).get("max_abs")
         table.add_row(
-            Text(m["artifact"]), Text(m["device"]), f"{m['runtime']} {m.get('runtime_version', '')}",
+            Text(m["artifact"]),
+            Text(m["device"]),
+            f"{m['runtime']} {m.get('runtime_version', '')}",
             m["runs"]["state"],
-            *counted, "-" if far is None else f"{far:.1e}",
+            *counted,
+            "-" if far is None else f"{far:.1e}",
             f"{m['memory_bytes']['peak'] / 1e6:.1f}" if "memory_bytes" in m else "-",
             Text("; ".join([*m["flags"], *(["kept from an earlier run"] if m.get("reused") else [])])),
-        )  # fmt: skip
+        )
     console.print(table)
 
 
@@ -152,9 +162,14 @@ def show_microcontrollers(measurements: list[Json], console: Console) -> None:
         far = m.get("parity", {}).get("max_abs")
         fits = "-" if "fits" not in m else "yes" if m["fits"] else "no"
         table.add_row(
-            Text(m["artifact"]), Text(m["device"]), m["runs"]["state"], fits, *sizes,
-            "-" if far is None else f"{far:.1e}", Text("; ".join(m["flags"])),
-        )  # fmt: skip
+            Text(m["artifact"]),
+            Text(m["device"]),
+            m["runs"]["state"],
+            fits,
+            *sizes,
+            "-" if far is None else f"{far:.1e}",
+            Text("; ".join(m["flags"])),
+        )
     console.print(table)
     for note in dict.fromkeys(m["note"] for m in measurements if "note" in m):
         console.print(Text(f"note: {note}"))

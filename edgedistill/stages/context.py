@@ -110,9 +110,10 @@ class Stages:
         job = self._job(data_stage, teacher.path, out)
         kept = cache.path if read_json(cache.path / "plan.json")["use"] else None
         unchanged = self._train(
-            train_students, replace(job, student=student.path, cache=kept),
+            train_students,
+            replace(job, student=student.path, cache=kept),
             lambda module, name: keep(module, name, data, out),
-        )  # fmt: skip
+        )
         write_json({"teacher_sha256_before_and_after": unchanged}, out / "teacher.json")
 
     def export(self, data_stage: Stage, teacher: Stage, distilled: Stage, out: Path) -> None:
@@ -165,9 +166,14 @@ class Stages:
             text = f"quantize {artifact.id} to {precision}: "
             step = partial(self.watch.step, done=number, total=len(jobs))
             choice = choose(
-                artifact, precision, samples, self.recipe.quantize, self.recipe.benchmark, folder,
+                artifact,
+                precision,
+                samples,
+                self.recipe.quantize,
+                self.recipe.benchmark,
+                folder,
                 partial(_told, step, text),
-            )  # fmt: skip
+            )
             artifacts.append(choice.artifact)
             candidates.append(
                 {"artifact": choice.artifact.id, "met": choice.met, "candidates": choice.rows, "notes": choice.notes}
@@ -204,14 +210,21 @@ class Stages:
             logits = compute(subject, inputs, out / f"{artifact.id}.{subject.runtime}.npz")
             reference = artifact.producer.get("reference", artifact.model)
             parity = compare(
-                references[reference], logits, artifact.precision, self.recipe.parity,
-                name=reference, runtime=subject.runtime,
-            )  # fmt: skip
+                references[reference],
+                logits,
+                artifact.precision,
+                self.recipe.parity,
+                name=reference,
+                runtime=subject.runtime,
+            )
             file = f"worst/{artifact.id}.{subject.runtime}.npz"
             keep_sample(
-                out / file, parity.worst_sample, {artifact.signature.inputs[0].name: data.eval_inputs},
-                {"logits": references[reference]}, {"logits": logits},
-            )  # fmt: skip
+                out / file,
+                parity.worst_sample,
+                {artifact.signature.inputs[0].name: data.eval_inputs},
+                {"logits": references[reference]},
+                {"logits": logits},
+            )
             versus = paired_difference(correct(logits, labels), teacher_right)
             answers.append(
                 {
@@ -246,9 +259,12 @@ class Stages:
         found = [s for s in found if s.runtime not in refused.get(s.artifact.id, {})]
         samples: Samples = {}
         measurements = measure(
-            found, self.recipe.benchmark, inputs,
-            lambda done, total, text: self.watch.step(f"measure {text}", done, total), samples,
-        )  # fmt: skip
+            found,
+            self.recipe.benchmark,
+            inputs,
+            lambda done, total, text: self.watch.step(f"measure {text}", done, total),
+            samples,
+        )
         inputs.unlink()
         np.savez_compressed(out / "samples_ns.npz", **samples)
         write_json(measurements, out / "measurements.json")
@@ -270,9 +286,16 @@ class Stages:
         return found
 
     def report(
-        self, data_stage: Stage, teacher: Stage, student: Stage, distilled: Stage, files: Files,
-        proved: Stage, measured: Stage, out: Path,
-    ) -> None:  # fmt: skip
+        self,
+        data_stage: Stage,
+        teacher: Stage,
+        student: Stage,
+        distilled: Stage,
+        files: Files,
+        proved: Stage,
+        measured: Stage,
+        out: Path,
+    ) -> None:
         """The report without its verdict, and its chart."""
         from edgedistill.report.plots import quality_against_latency
 
@@ -429,9 +452,11 @@ class Stages:
         np.savez(validation, **{name: self._fed(data, data.train_inputs[rows])})
         calibration = {name: self._fed(data, self._calibration(data))}
         return CandidateSamples(
-            calibration, validation, len(rows),
+            calibration,
+            validation,
+            len(rows),
             lambda outputs, _: float(np.mean(correct(next(iter(outputs.values())), labels))),
-        )  # fmt: skip
+        )
 
     def _calibration(self, data: Data) -> Array:
         """Model-ready calibration samples: training samples, or the file that the recipe names."""

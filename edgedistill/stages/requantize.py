@@ -108,9 +108,11 @@ class Retraining(Stages):
         kept = cache.path if read_json(cache.path / "plan.json")["use"] else None
         work = QatJob(
             replace(self._job(data_stage, teacher.path, out), cache=kept),
-            distilled.path / "student.safetensors", qat_settings(self.recipe), np.asarray(self._calibration(data)),
+            distilled.path / "student.safetensors",
+            qat_settings(self.recipe),
+            np.asarray(self._calibration(data)),
             tuple(int(row) for row in self._judging(data)),
-        )  # fmt: skip
+        )
         self._train(train_quantized, work, lambda module: keep(module, TRAINED, data, out))
 
     def requantize(
@@ -173,9 +175,15 @@ class Retraining(Stages):
             return trained, trained.trained_ranges(samples)
 
     def _written(
-        self, base: Artifact, data: Data, student: tuple[QuantizedStudent, list[TrainedRange]],
-        samples: CandidateSamples, out: Path, *, own: bool,
-    ) -> Artifact:  # fmt: skip
+        self,
+        base: Artifact,
+        data: Data,
+        student: tuple[QuantizedStudent, list[TrainedRange]],
+        samples: CandidateSamples,
+        out: Path,
+        *,
+        own: bool,
+    ) -> Artifact:
         """A file of one format, by way of an fp32 file of the same weights."""
         from edgedistill.models.folding import Folded
 
@@ -197,9 +205,13 @@ class Retraining(Stages):
         return replace(made, producer={**made.producer, "parent": base.sha256, "reference": TRAINED})
 
     def _judged(
-        self, base: Artifact, trained: Artifact, rival: tuple[Artifact, Json] | None, samples: CandidateSamples,
+        self,
+        base: Artifact,
+        trained: Artifact,
+        rival: tuple[Artifact, Json] | None,
+        samples: CandidateSamples,
         out: Path,
-    ) -> _Outcome:  # fmt: skip
+    ) -> _Outcome:
         """The trained file beside fp32, and beside the calibrated file whose place it may take."""
         others = [base] if rival is None else [base, rival[0]]
 
@@ -213,13 +225,21 @@ class Retraining(Stages):
         (out / ".outputs.npz").unlink()
         margin = self.recipe.quantize.max_drop
         row: Json = {
-            "scheme": _SCHEME, "placement": _SCHEME, "keep_float": [], "metric": samples.metric, "quality": own,
-            "quality_fp32": fp32, "quality_calibrated": calibrated[0] if calibrated else None, "drop": fp32 - own,
+            "scheme": _SCHEME,
+            "placement": _SCHEME,
+            "keep_float": [],
+            "metric": samples.metric,
+            "quality": own,
+            "quality_fp32": fp32,
+            "quality_calibrated": calibrated[0] if calibrated else None,
+            "drop": fp32 - own,
             "n": samples.count,
-            "size_bytes": trained.size_bytes, "device": None, "latency_ratio_to_fp32": None,
+            "size_bytes": trained.size_bytes,
+            "device": None,
+            "latency_ratio_to_fp32": None,
             "latency_ratio_rounds": [],
             "state": "shipped",
-        }  # fmt: skip
+        }
         met = fp32 - own <= margin
         if rival is None:
             return _Outcome(trained, {"artifact": trained.id, "met": met, "candidates": [row]})

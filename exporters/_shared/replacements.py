@@ -38,7 +38,7 @@ _FAMILIES = (
     (r"lstm|gru|(^|_)rnn($|_)", "a loop over the steps written out, or temporal convolutions"),
     (r"attention", "softmax(q k^T) v written out with matmul"),
     (r"while|control|scan|loop|(^|_)(if|cond)($|_)", "torch.where over both branches, or a fixed number of steps"),
-)  # fmt: skip
+)
 
 CUSTOM = "the same in operators of torch's own (or register a translation and a kernel in the runtime)"
 

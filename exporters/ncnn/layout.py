@@ -11,13 +11,21 @@ if TYPE_CHECKING:
     Setting = Callable[..., int]
 
 _CONVOLUTIONS = (
-    "Convolution", "ConvolutionDepthWise", "Convolution1D", "ConvolutionDepthWise1D", "Convolution3D",
+    "Convolution",
+    "ConvolutionDepthWise",
+    "Convolution1D",
+    "ConvolutionDepthWise1D",
+    "Convolution3D",
     "ConvolutionDepthWise3D",
-)  # fmt: skip
+)
 _TRANSPOSED = (
-    "Deconvolution", "DeconvolutionDepthWise", "Deconvolution1D", "DeconvolutionDepthWise1D", "Deconvolution3D",
+    "Deconvolution",
+    "DeconvolutionDepthWise",
+    "Deconvolution1D",
+    "DeconvolutionDepthWise1D",
+    "Deconvolution3D",
     "DeconvolutionDepthWise3D",
-)  # fmt: skip
+)
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 _BIASES = {"LSTM": 4, "GRU": 4, "RNN": 1}
 
@@ -75,8 +83,11 @@ def _attention(setting: Setting) -> Told:
     queries, keys, values = setting(2) // width, setting(3, width), setting(4, width)
     told: Told = []
     for role, rows, columns in (
-        ("query", width, queries), ("key", width, keys), ("value", width, values), ("out", queries, width),
-    ):  # fmt: skip
+        ("query", width, queries),
+        ("key", width, keys),
+        ("value", width, values),
+        ("out", queries, width),
+    ):
         told += [(role, (rows, columns), True), (f"{role} bias", (rows,), False)]
     return told
 

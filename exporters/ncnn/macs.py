@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     from edgedistill.types import Artifact
 
 _CONVOLUTIONS = (
-    "Convolution", "ConvolutionDepthWise", "Convolution1D", "ConvolutionDepthWise1D", "Convolution3D",
+    "Convolution",
+    "ConvolutionDepthWise",
+    "Convolution1D",
+    "ConvolutionDepthWise1D",
+    "Convolution3D",
     "ConvolutionDepthWise3D",
-)  # fmt: skip
+)
 _TRANSPOSED = ("Deconvolution", "DeconvolutionDepthWise", "Deconvolution1D", "Deconvolution3D")
 _COUNTED = (*_CONVOLUTIONS, *_TRANSPOSED, "InnerProduct", "Gemm", "MatMul", "SDPA", "MultiHeadAttention")
 

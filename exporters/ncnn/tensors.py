@@ -19,10 +19,28 @@ if TYPE_CHECKING:
 
 _COPIES = ("Split", "Noop")
 _WEIGHTED = (
-    "Convolution", "ConvolutionDepthWise", "Convolution1D", "ConvolutionDepthWise1D", "Convolution3D", "Deconvolution",
-    "DeconvolutionDepthWise", "InnerProduct", "Embed", "BatchNorm", "Scale", "Bias", "PReLU", "LayerNorm", "GroupNorm",
-    "InstanceNorm", "RMSNorm", "MultiHeadAttention", "LSTM", "GRU", "RNN",
-)  # fmt: skip
+    "Convolution",
+    "ConvolutionDepthWise",
+    "Convolution1D",
+    "ConvolutionDepthWise1D",
+    "Convolution3D",
+    "Deconvolution",
+    "DeconvolutionDepthWise",
+    "InnerProduct",
+    "Embed",
+    "BatchNorm",
+    "Scale",
+    "Bias",
+    "PReLU",
+    "LayerNorm",
+    "GroupNorm",
+    "InstanceNorm",
+    "RMSNorm",
+    "MultiHeadAttention",
+    "LSTM",
+    "GRU",
+    "RNN",
+)
 
 
 def tensors(artifact: Artifact, runtime: str, inputs: Path) -> list[TracedTensor]:

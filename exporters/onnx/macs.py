@@ -28,9 +28,14 @@ _MAC_OPERATORS = {
 
 
 _INTEGER_OPERATORS = {
-    "QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat",
+    "QLinearConv",
+    "QGemm",
+    "QLinearMatMul",
+    "ConvInteger",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
     "DynamicQuantizeMatMul",
-}  # fmt: skip
+}
 
 
 def count_macs(artifact: Artifact) -> MacCount:

@@ -96,10 +96,17 @@ def _static(artifact: Artifact, calibration: Mapping[str, Array], path: Path, ch
             _extend(prepared)
         ranges = _ranges(prepared, chosen.options["method"], calibration)
         tool = QDQQuantizer(
-            load_model_with_shape_infer(prepared), per_channel, False, QuantType.QInt8,
-            QuantType.QInt8 if symmetric else QuantType.QUInt8, ranges,
-            [], list(chosen.keep_float), operators, {"ActivationSymmetric": symmetric},
-        )  # fmt: skip
+            load_model_with_shape_infer(prepared),
+            per_channel,
+            False,
+            QuantType.QInt8,
+            QuantType.QInt8 if symmetric else QuantType.QUInt8,
+            ranges,
+            [],
+            list(chosen.keep_float),
+            operators,
+            {"ActivationSymmetric": symmetric},
+        )
         tool.quantize_model()
         tool.model.save_model_to_file(str(path))  # sorts the nodes
 

@@ -57,9 +57,10 @@ def _trace(path: str, runtime: str, inputs: str) -> list[TracedTensor]:
             module = own[0].rpartition(".")[0].removeprefix("module.") if own else ""
             output = name if name in outputs else ""
             trace.keep(
-                name, sources,
+                name,
+                sources,
                 TracedTensor(name, node.op_type, module, value, (), _origin(name), bool(own), output),
-            )  # fmt: skip
+            )
     return trace.tensors
 
 

@@ -56,9 +56,17 @@ def quantize_trained(
         ends, count = _ends(onnx.load(str(prepared)), trained, samples)
         ranges: Any = {n: (np.array(low, np.float32), np.array(high, np.float32)) for n, (low, high) in ends.items()}
         tool = QDQQuantizer(
-            load_model_with_shape_infer(prepared), True, False, QuantType.QInt8, QuantType.QUInt8,
-            TensorsData(CalibrationMethod.MinMax, ranges), [], [], list(QDQRegistry), {},
-        )  # fmt: skip
+            load_model_with_shape_infer(prepared),
+            True,
+            False,
+            QuantType.QInt8,
+            QuantType.QUInt8,
+            TensorsData(CalibrationMethod.MinMax, ranges),
+            [],
+            [],
+            list(QDQRegistry),
+            {},
+        )
         tool.quantize_model()
         tool.model.save_model_to_file(str(path))  # sorts the nodes
     return Artifact.of_files(

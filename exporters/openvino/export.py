@@ -26,8 +26,12 @@ REQUIRES = ("openvino", "nncf", "onnx", "onnxscript")
 TOOLS = ("torch", "onnx", "onnxscript", "openvino", "nncf")
 RUNTIMES = {"openvino": "openvino"}
 PRECISIONS = (
-    Precision.FP32, Precision.INT8_STATIC, Precision.FP16, Precision.INT8_WEIGHTS, Precision.INT4_WEIGHTS,
-)  # fmt: skip
+    Precision.FP32,
+    Precision.INT8_STATIC,
+    Precision.FP16,
+    Precision.INT8_WEIGHTS,
+    Precision.INT4_WEIGHTS,
+)
 SUFFIX = ".xml"
 RUNNER = ("run_openvino.py", Path(__file__).with_name("runner.py"))
 

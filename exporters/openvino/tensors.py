@@ -55,12 +55,19 @@ def _trace(path: str, runtime: str, inputs: str) -> list[TracedTensor]:
             origin = trace.origin(sources) if kind == "FakeQuantize" else name
             weighted = bool(weights) and kind != "FakeQuantize"
             trace.keep(
-                key, sources,
+                key,
+                sources,
                 TracedTensor(
-                    name or node.get_friendly_name(), kind, _module(weights), values[key], (), origin, weighted,
+                    name or node.get_friendly_name(),
+                    kind,
+                    _module(weights),
+                    values[key],
+                    (),
+                    origin,
+                    weighted,
                     outputs.get(key, ""),
                 ),
-            )  # fmt: skip
+            )
     return trace.tensors
 
 

@@ -23,9 +23,13 @@ REFERENCE = "litert"
 """The runtime that others must agree with: the one that is still made."""
 RUNTIMES = {"tflite-runtime": "tflite_runtime", "litert": "ai_edge_litert"}
 PRECISIONS = (
-    Precision.FP32, Precision.INT8_STATIC, Precision.FP16, Precision.INT8_DYNAMIC, Precision.INT8_WEIGHTS,
+    Precision.FP32,
+    Precision.INT8_STATIC,
+    Precision.FP16,
+    Precision.INT8_DYNAMIC,
+    Precision.INT8_WEIGHTS,
     Precision.INT4_WEIGHTS,
-)  # fmt: skip
+)
 SUFFIX = ".tflite"
 RUNNER = ("run_tflite.py", Path(__file__).with_name("runner.py"))
 

@@ -61,11 +61,12 @@ def _trace(path: str, runtime: str, inputs: str) -> list[TracedTensor]:
             value = _dequantized(np.array(interpreter.get_tensor(index)), told)
             name = told["name"]
             trace.keep(
-                index, sources,
+                index,
+                sources,
                 TracedTensor(
                     name, operator["op_name"], _module(name), value, (), _origin(name), weighted, outputs.get(index, "")
                 ),
-            )  # fmt: skip
+            )
     return trace.tensors
 
 

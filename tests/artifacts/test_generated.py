@@ -26,8 +26,9 @@ def test_ids_are_generated_for_integer_inputs_and_normal_values_for_others(tmp_p
     nodes = [helper.make_node("Gather", ["table", "ids"], ["rows"]), helper.make_node("Add", ["rows", "x"], ["y"])]
     model = helper.make_model(
         helper.make_graph(nodes, "g", ends[:2], ends[2:], [table]),
-        opset_imports=[helper.make_opsetid("", 17)], ir_version=9,
-    )  # fmt: skip
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=9,
+    )
     onnx.save(model, tmp_path / "lookup.onnx")
     with np.load(generated(artifact_of(tmp_path / "lookup.onnx"), tmp_path / "in.npz", 40)) as archive:
         assert archive["ids"].dtype == np.int64

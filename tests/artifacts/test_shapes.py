@@ -34,9 +34,12 @@ def save(path: Path, nodes: list[Any], shape: list[Any], weights: dict[str, Any]
     """An ONNX file from `x` of that shape to `y`."""
     tensors = [numpy_helper.from_array(value, name) for name, value in (weights or {}).items()]
     graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], tensors,
-    )  # fmt: skip
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        tensors,
+    )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
     return path
 
@@ -124,8 +127,11 @@ def test_a_vector_has_no_batch(tmp_path: Path) -> None:
 
 
 def test_outputs_that_depend_on_what_is_found_are_measured_but_not_compared(tmp_path: Path) -> None:
-    path = save(tmp_path / "found.onnx", [helper.make_node("NonZero", ["x"], ["n"]),
-                                          helper.make_node("Cast", ["n"], ["y"], to=1)], [1, 6])  # fmt: skip
+    path = save(
+        tmp_path / "found.onnx",
+        [helper.make_node("NonZero", ["x"], ["n"]), helper.make_node("Cast", ["n"], ["y"], to=1)],
+        [1, 6],
+    )
     assert measured(path)["latency_ms"]["count"] == 3
     np.savez(tmp_path / "x.npz", x=np.array([[1, 0, 0, 1, 0, 0], [1, 1, 1, 1, 0, 0]], np.float32))
     with pytest.raises(DeviceError, match="shapes that depend on the sample"):

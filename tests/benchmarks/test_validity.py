@@ -76,11 +76,18 @@ def quiet(**disturbance: float) -> Json:
     rng = np.random.default_rng(0)
     undisturbed = {"involuntary_switches": 1.0, "cpu_s": 0.99, "queued_s": 0.001, "steal_s": 0.0, "wall_s": 1.0}
     return {
-        "runtime_version": "1", "facts": {}, "latency_ns": rng.gamma(900.0, 1e3, 300).astype(int).tolist(),
-        "import_ms": 1.0, "load_cold_ms": 1.0, "load_warm_ms": 1.0, "first_inference_ms": 1.0, "page_cache": "kept",
-        "involuntary_switches": 1, "memory_bytes": {"baseline": 1, "after_import": 1, "after_load": 1, "peak": 1},
+        "runtime_version": "1",
+        "facts": {},
+        "latency_ns": rng.gamma(900.0, 1e3, 300).astype(int).tolist(),
+        "import_ms": 1.0,
+        "load_cold_ms": 1.0,
+        "load_warm_ms": 1.0,
+        "first_inference_ms": 1.0,
+        "page_cache": "kept",
+        "involuntary_switches": 1,
+        "memory_bytes": {"baseline": 1, "after_import": 1, "after_load": 1, "peak": 1},
         "disturbance": {**undisturbed, "run_queue": 1.0, "host_cores": 2.0, **disturbance},
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(

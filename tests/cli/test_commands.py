@@ -184,11 +184,28 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        [], ["compress"], ["gate"], ["report"], ["bundle"], ["verify"], ["parity"], ["benchmark"], ["doctor"],
-        ["plugins"], ["recipe"], ["recipe", "schema"], ["recipe", "check"], ["devices"], ["devices", "list"],
-        ["devices", "show"], ["devices", "predict"], ["devices", "calibrate"], ["export"], ["operators"],
+        [],
+        ["compress"],
+        ["gate"],
+        ["report"],
+        ["bundle"],
+        ["verify"],
+        ["parity"],
+        ["benchmark"],
+        ["doctor"],
+        ["plugins"],
+        ["recipe"],
+        ["recipe", "schema"],
+        ["recipe", "check"],
+        ["devices"],
+        ["devices", "list"],
+        ["devices", "show"],
+        ["devices", "predict"],
+        ["devices", "calibrate"],
+        ["export"],
+        ["operators"],
     ],
-)  # fmt: skip
+)
 def test_every_command_has_help_with_json_and_debug(command: list[str]) -> None:
     done = edgedistill(*command, "--help")
     assert done.returncode == 0

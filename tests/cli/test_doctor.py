@@ -116,5 +116,10 @@ def test_numpy_2_contradicts_tflite_runtime_only_where_that_is_installed(
 def test_a_finding_as_json_has_its_fields() -> None:
     found = Finding("core", "numpy", ">=1.26", "1.26.4", "ok", "")
     assert found.to_json() == {
-        "group": "core", "package": "numpy", "wanted": ">=1.26", "installed": "1.26.4", "state": "ok", "fix": "",
-    }  # fmt: skip
+        "group": "core",
+        "package": "numpy",
+        "wanted": ">=1.26",
+        "installed": "1.26.4",
+        "state": "ok",
+        "fix": "",
+    }

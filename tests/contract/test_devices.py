@@ -19,9 +19,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EXAMPLES = {
-    "cpu": "cpu", "arm": "arm:cortex-a53", "armv7": "armv7:cortex-a7", "micro": "micro:nucleo-l4r5zi",
-    "ssh": "ssh:loopback", "sim": "sim:raspberry-pi-4b",
-}  # fmt: skip
+    "cpu": "cpu",
+    "arm": "arm:cortex-a53",
+    "armv7": "armv7:cortex-a7",
+    "micro": "micro:nucleo-l4r5zi",
+    "ssh": "ssh:loopback",
+    "sim": "sim:raspberry-pi-4b",
+}
 """A device of each scheme that can be had without hardware of one's own."""
 LIGHT = [EXAMPLES[scheme] for scheme in ("cpu", "micro", "ssh")]
 """Those that answer in a second; tests/devices/test_arm_guest.py asks the emulator the same."""

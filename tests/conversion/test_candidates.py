@@ -47,9 +47,15 @@ def lopsided() -> nn.Module:
     """One channel between two of its layers is a thousand times the others: 8 bits for all leave those nothing."""
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10),
-    )  # fmt: skip
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(512, 10),
+    )
     first, second, last = net[2], net[4], net[7]
     assert isinstance(last, nn.Linear)
     assert isinstance(first, nn.Conv2d)
@@ -128,9 +134,13 @@ def test_an_unknown_scheme_names_the_known(tmp_path: Path) -> None:
     artifact, samples = exported("onnx", tmp_path)
     with pytest.raises(UsageError) as caught:
         choose(
-            artifact, Precision.INT8_STATIC, judged(samples, tmp_path), Quantize(candidates=["min-maxx"]), Benchmark(),
+            artifact,
+            Precision.INT8_STATIC,
+            judged(samples, tmp_path),
+            Quantize(candidates=["min-maxx"]),
+            Benchmark(),
             tmp_path,
-        )  # fmt: skip
+        )
     assert "min-max" in caught.value.expected
 
 
@@ -167,9 +177,11 @@ def test_memory_is_flat_in_the_number_of_samples(fmt: str, scheme: int, tmp_path
         int(
             subprocess.run(
                 [sys.executable, "-c", PEAK, fmt, str(scheme), count, str(tmp_path)],
-                check=True, capture_output=True, text=True,
+                check=True,
+                capture_output=True,
+                text=True,
             ).stdout.split()[-1]
         )
         for count in ("300", "6000")
-    )  # fmt: skip
+    )
     assert many < 1.1 * few + samples.nbytes / 1024  # pages of the mapped samples are counted, and can be taken back

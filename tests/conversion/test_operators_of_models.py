@@ -207,10 +207,16 @@ def test_the_operator_is_found_in_what_converters_say() -> None:
 
 def test_replacements_are_those_of_the_family() -> None:
     for name, word in (
-        ("aten.fft_rfft2.default", "DFT"), ("DFT", "DFT"), ("NonZero", "mask"), ("TopK", "argmax"),
-        ("GridSample", "resizing"), ("STABLEHLO_SORT", "argmax"), ("adaptive_max_pool2d", "kernel"),
-        ("FlexErfinv", "polynomial"), ("linalg_inv_ex", "factorisation"),
-    ):  # fmt: skip
+        ("aten.fft_rfft2.default", "DFT"),
+        ("DFT", "DFT"),
+        ("NonZero", "mask"),
+        ("TopK", "argmax"),
+        ("GridSample", "resizing"),
+        ("STABLEHLO_SORT", "argmax"),
+        ("adaptive_max_pool2d", "kernel"),
+        ("FlexErfinv", "polynomial"),
+        ("linalg_inv_ex", "factorisation"),
+    ):
         assert word in replacement(name), name
     for name in ("Relu", "PReLU", "CONV_2D", "linear.default", "gelu", "leaky_relu", "InnerProduct"):
         assert replacement(name) == "", name

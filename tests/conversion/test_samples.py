@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 RNG = np.random.default_rng(0)
 SIGNATURE = Signature(
     (TensorSpec("ids", ("batch", 4), "int64"), TensorSpec("x", ("batch", 3), "float32")),
-    (TensorSpec("logits", ("batch", 5), "float32"),), Normalization((0.0,), (1.0,)), (),
-)  # fmt: skip
+    (TensorSpec("logits", ("batch", 5), "float32"),),
+    Normalization((0.0,), (1.0,)),
+    (),
+)
 
 
 def samples(count: int) -> dict[str, Array]:

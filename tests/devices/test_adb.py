@@ -42,11 +42,15 @@ def golden(name: str) -> str:
 def test_an_old_benchmark_model_tells_no_percentile_and_no_peak() -> None:
     assert TOOLS.read_tflite(golden("tflite_old.txt")) == {
         "latency_summary_ms": {
-            "count": 50, "min": 32.687, "max": pytest.approx(33.239), "mean": pytest.approx(33.0718), "std": 0.129,
+            "count": 50,
+            "min": 32.687,
+            "max": pytest.approx(33.239),
+            "mean": pytest.approx(33.0718),
+            "std": 0.129,
         },
         "init_ms": pytest.approx(3.501),
         "first_inference_ms": pytest.approx(156.677),
-    }  # fmt: skip
+    }
 
 
 def test_a_new_benchmark_model_tells_the_median_and_the_peak() -> None:
@@ -119,8 +123,12 @@ def test_summaries_of_rounds_are_joined_without_inventing_any_figure() -> None:
     found = load_benchmark("latency").measure(results)
     spread = (50 * (1 + 4) + 150 * (0.25 + 9)) / 200 - 2.75**2  # the variance of both rounds' samples together
     assert found["latency_ms"] == {
-        "count": 200, "mean": 2.75, "min": 1.0, "max": 9.0, "std": pytest.approx(spread**0.5),
-    }  # fmt: skip
+        "count": 200,
+        "mean": 2.75,
+        "min": 1.0,
+        "max": 9.0,
+        "std": pytest.approx(spread**0.5),
+    }
     assert (found["valid"], found["flags"]) == (True, ["told"])
     assert "round_p50_ms" not in found
     few = load_benchmark("latency").measure(results[:1])

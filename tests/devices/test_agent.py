@@ -24,9 +24,24 @@ pytest.importorskip("onnxruntime")
 AGENT = Path(edgedistill.agent.__file__)
 FIELDS = {
     "batch",
-    "schema", "runtime", "runtime_version", "python", "numpy", "machine", "threads", "inputs", "outputs", "facts",
-    "cores", "import_ms", "load_cold_ms", "load_warm_ms", "page_cache", "first_inference_ms", "memory_bytes",
-}  # fmt: skip
+    "schema",
+    "runtime",
+    "runtime_version",
+    "python",
+    "numpy",
+    "machine",
+    "threads",
+    "inputs",
+    "outputs",
+    "facts",
+    "cores",
+    "import_ms",
+    "load_cold_ms",
+    "load_warm_ms",
+    "page_cache",
+    "first_inference_ms",
+    "memory_bytes",
+}
 
 
 def _run(*arguments: str | Path, agent: Path = AGENT, cwd: Path | None = None) -> tuple[int, str, str]:
@@ -182,8 +197,11 @@ def test_a_runtime_that_is_not_installed_is_named(model: Path, tmp_path: Path) -
             (tmp_path / folder.name).symlink_to(folder)
     done = subprocess.run(  # -S: without site-packages, but for numpy
         [sys.executable, "-S", str(AGENT), str(model), "--runtime", "onnxruntime"],
-        capture_output=True, text=True, check=False, env={"PYTHONPATH": str(tmp_path)},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": str(tmp_path)},
+    )
     assert done.returncode == 3, done.stderr
     error = json.loads(done.stdout)["error"]
     assert error["code"] == "runtime_missing"

@@ -22,13 +22,31 @@ if TYPE_CHECKING:
 AGENT = Path(edgedistill.agent.__file__)
 NEWER = {
     # attribute or function -> the Python that brought it
-    "removeprefix": "3.9", "removesuffix": "3.9", "cache": "3.9", "randbytes": "3.9", "lcm": "3.9", "nextafter": "3.9",
-    "is_relative_to": "3.9", "with_stem": "3.9", "readlink": "3.9", "to_thread": "3.9", "waitstatus_to_exitcode": "3.9",
-    "unparse": "3.9", "bit_count": "3.10", "pairwise": "3.10", "aclosing": "3.10", "orig_argv": "3.10",
-    "stdlib_module_names": "3.10", "packages_distributions": "3.10", "hardlink_to": "3.10", "file_digest": "3.11",
-    "cbrt": "3.11", "exp2": "3.11", "batched": "3.12",
+    "removeprefix": "3.9",
+    "removesuffix": "3.9",
+    "cache": "3.9",
+    "randbytes": "3.9",
+    "lcm": "3.9",
+    "nextafter": "3.9",
+    "is_relative_to": "3.9",
+    "with_stem": "3.9",
+    "readlink": "3.9",
+    "to_thread": "3.9",
+    "waitstatus_to_exitcode": "3.9",
+    "unparse": "3.9",
+    "bit_count": "3.10",
+    "pairwise": "3.10",
+    "aclosing": "3.10",
+    "orig_argv": "3.10",
+    "stdlib_module_names": "3.10",
+    "packages_distributions": "3.10",
+    "hardlink_to": "3.10",
+    "file_digest": "3.11",
+    "cbrt": "3.11",
+    "exp2": "3.11",
+    "batched": "3.12",
     "process_cpu_count": "3.13",
-}  # fmt: skip
+}
 KEYWORDS = {
     "strict": "zip's is 3.10",
     "slots": "3.10",
@@ -76,13 +94,20 @@ def test_the_source_is_python_3_8() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "match x:\n    case 1: pass", "def f(x: int | None): pass", "def f() -> list[int]: ...",
-        "x: dict[str, int] = {}", "import math; math.lcm(2, 3)",
-        "dict(zip(a, b, strict=True))", "'a'.removeprefix('b')", "from functools import cache",
-        "try: pass\nexcept* ValueError: pass", "def f[T](x: T): pass", "type X = int",
+        "match x:\n    case 1: pass",
+        "def f(x: int | None): pass",
+        "def f() -> list[int]: ...",
+        "x: dict[str, int] = {}",
+        "import math; math.lcm(2, 3)",
+        "dict(zip(a, b, strict=True))",
+        "'a'.removeprefix('b')",
+        "from functools import cache",
+        "try: pass\nexcept* ValueError: pass",
+        "def f[T](x: T): pass",
+        "type X = int",
         "@dataclass(slots=True)\nclass A: pass",
     ],
-)  # fmt: skip
+)
 def test_the_check_can_fail(line: str) -> None:
     assert too_new(line)
 
@@ -128,9 +153,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     tflite = write(folder / "dense.tflite", tensors, ["FULLY_CONNECTED"], [([0, 1, 2], 3)], [0, 3])
     np.savez(folder / "x.npz", x=np.random.default_rng(1).normal(size=(5, 6)).astype(np.float32))
     return {
-        "onnxruntime": folder / "dense.onnx", "openvino": folder / "dense.onnx", "litert": tflite,
-        "tflite-runtime": tflite, "inputs": folder / "x.npz",
-    }  # fmt: skip
+        "onnxruntime": folder / "dense.onnx",
+        "openvino": folder / "dense.onnx",
+        "litert": tflite,
+        "tflite-runtime": tflite,
+        "inputs": folder / "x.npz",
+    }
 
 
 @pytest.mark.slow

@@ -61,13 +61,33 @@ A64 = {
     "44820020": "sve",  # sdot z0.s, z1.b, z2.b
 }
 A32 = {
-    "vmlal.s8": "multiply_long", "vmull.s16": "multiply_long", "vqdmlal.s16": "multiply_long",
-    "vmla.f32": "fma", "vfma.f32": "fma", "vmla.i32": "simd_other", "vsdot.s8": "dot",
-    "ldr": "load_store", "ldrb.w": "load_store", "strd": "load_store", "push": "load_store", "pop.w": "load_store",
-    "vld1.8": "load_store", "vstmia": "load_store", "ldm.w": "load_store", "stmdb": "load_store",
-    "b": "branch", "beq.w": "branch", "bl": "branch", "bxeq": "branch", "cbnz": "branch",
-    "bic": "other", "bfi": "other", "adds": "other", "vadd.f32": "simd_other", "vmov.f32": "simd_other",
-}  # fmt: skip
+    "vmlal.s8": "multiply_long",
+    "vmull.s16": "multiply_long",
+    "vqdmlal.s16": "multiply_long",
+    "vmla.f32": "fma",
+    "vfma.f32": "fma",
+    "vmla.i32": "simd_other",
+    "vsdot.s8": "dot",
+    "ldr": "load_store",
+    "ldrb.w": "load_store",
+    "strd": "load_store",
+    "push": "load_store",
+    "pop.w": "load_store",
+    "vld1.8": "load_store",
+    "vstmia": "load_store",
+    "ldm.w": "load_store",
+    "stmdb": "load_store",
+    "b": "branch",
+    "beq.w": "branch",
+    "bl": "branch",
+    "bxeq": "branch",
+    "cbnz": "branch",
+    "bic": "other",
+    "bfi": "other",
+    "adds": "other",
+    "vadd.f32": "simd_other",
+    "vmov.f32": "simd_other",
+}
 
 
 @pytest.mark.parametrize(("word", "expected"), A64.items())
@@ -171,14 +191,16 @@ def test_another_pin_is_another_installation(monkeypatch: pytest.MonkeyPatch, tm
     [
         ("deb http://m.example/debian bookworm main contrib\n", ["http://m.example/debian"]),
         ("deb [arch=amd64 signed-by=/k.gpg] https://m.example/d trixie main\n", ["https://m.example/d"]),
-        ("Types: deb\n# URIs: http://no.example\nURIs: http://a.example/debian\nSuites: sid\nComponents: main\n",
-         ["http://a.example/debian"]),
+        (
+            "Types: deb\n# URIs: http://no.example\nURIs: http://a.example/debian\nSuites: sid\nComponents: main\n",
+            ["http://a.example/debian"],
+        ),
         ("deb http://m.example/debian-security bookworm-security main\n", []),
         ("deb http://archive.example/ubuntu noble main\n", []),
         ("# deb http://m.example/debian bookworm main\n", []),
         ("Types: deb\nURIs: https://n.example\nSuites: nodistro\nComponents: main\n", []),
     ],
-)  # fmt: skip
+)
 def test_the_mirror_is_the_one_that_the_machine_uses(text: str, expected: list[str]) -> None:
     assert apt.debian_mirrors([text]) == expected
 
@@ -344,10 +366,13 @@ def test_an_accident_is_not_blamed_on_the_core() -> None:
 @pytest.mark.parametrize(
     ("code", "inputs", "kind"),
     [
-        ("artifact_refused", None, ArtifactError), ("run", "x.npz", ArtifactError), ("inputs", "x.npz", UsageError),
-        ("unsized", None, UsageError), ("outputs", None, DeviceError),
+        ("artifact_refused", None, ArtifactError),
+        ("run", "x.npz", ArtifactError),
+        ("inputs", "x.npz", UsageError),
+        ("unsized", None, UsageError),
+        ("outputs", None, DeviceError),
     ],
-)  # fmt: skip
+)
 def test_what_the_guest_refuses_is_told_by_whose_fault_it_is(code: str, inputs: str | None, kind: type) -> None:
     program = f'print(\'{{"error": {{"code": "{code}", "message": "a reason"}}}}\')'
     job = BenchmarkJob(Path("m.onnx"), "onnxruntime", inputs=Path(inputs) if inputs else None)

@@ -52,9 +52,11 @@ BIAS = np.array([100, -900, 0, 3000], np.int32)
 def dense(tmp_path: Path) -> Path:
     """An int8 dense layer: output scale 0.5, zero point -3; input scale 0.1, zero point 5; weights' scale 0.02."""
     tensors = [
-        ((1, 6), np.int8, 0.1, 5, None), ((4, 6), np.int8, 0.02, 0, WEIGHTS), ((4,), np.int32, 0.002, 0, BIAS),
+        ((1, 6), np.int8, 0.1, 5, None),
+        ((4, 6), np.int8, 0.02, 0, WEIGHTS),
+        ((4,), np.int32, 0.002, 0, BIAS),
         ((1, 4), np.int8, 0.5, -3, None),
-    ]  # fmt: skip
+    ]
     return write(tmp_path / "dense.tflite", tensors, ["FULLY_CONNECTED"], [([0, 1, 2], 3)], [0, 3])
 
 

@@ -101,12 +101,19 @@ def request_of(tmp_path: Path) -> Any:
         agent = tmp_path / "agent.py"
         agent.write_text(script, encoding="utf-8")
         return {
-            "verb": "run", "workdir": str(tmp_path / "board"), "lock": str(tmp_path / "lock"), "lock_timeout_s": 5,
-            "holder": "the test", "runtimes": {"numpy": ["numpy", "numpy"]}, "runtime": "numpy",
+            "verb": "run",
+            "workdir": str(tmp_path / "board"),
+            "lock": str(tmp_path / "lock"),
+            "lock_timeout_s": 5,
+            "holder": "the test",
+            "runtimes": {"numpy": ["numpy", "numpy"]},
+            "runtime": "numpy",
             "arguments": ["a", "b"],
             "files": [{"name": "agent.py", "sha256": file_sha256(agent), "bytes": agent.stat().st_size}],
-            "threads": 1, "timeout_s": 30, **changed,
-        }  # fmt: skip
+            "threads": 1,
+            "timeout_s": 30,
+            **changed,
+        }
 
     return made
 

@@ -127,9 +127,18 @@ def test_the_document_is_the_boards_and_a_second_run_sends_no_file_again(
 def test_benchmark_against_another_file_runs_its_rounds_over_one_connection(board: Loopback, model: Path) -> None:
     before = _accepted(board)
     done = edgedistill(
-        "benchmark", model, "--against", scaling(model.with_name("other.onnx"), 8), "--device", ID, "--preset", "quick",
-        "--rounds", "2", "--json",
-    )  # fmt: skip
+        "benchmark",
+        model,
+        "--against",
+        scaling(model.with_name("other.onnx"), 8),
+        "--device",
+        ID,
+        "--preset",
+        "quick",
+        "--rounds",
+        "2",
+        "--json",
+    )
     assert done.returncode == 0, done.stderr
     own, other = documents(done)["measurements"]
     assert (own["device"], own["source"]) == (ID, "measured")

@@ -48,15 +48,19 @@ CRD = {"loss": "crd", "dim": 8, "negatives": 5, "student_layers": "features.5", 
 TRAININGS: dict[str, dict[str, Any]] = {  # 45 samples: the last of 6 batches has 5
     "relations": {"objective": [HARD, SOFT, HINT, *RELATIONS]},
     "windows, average, clipping, best epoch": {
-        "objective": [HARD, *RELATIONS], "accumulate": 4, "ema": 0.8, "clip_norm": 0.5,
-        "validation_fraction": 0.2, "select": "best",
+        "objective": [HARD, *RELATIONS],
+        "accumulate": 4,
+        "ema": 0.8,
+        "clip_norm": 0.5,
+        "validation_fraction": 0.2,
+        "select": "best",
     },
     "memory": {"objective": [HARD, CRD], "optimizer": "adamw", "learning_rate": 0.01},
     "features alone": {"objective": [HINT]},
     "augmented": {"augment": {"crop_padding": 1, "noise": 0.1}},
     "peers": {"scheme": {"kind": "mutual"}},
     "exits": {"scheme": {"kind": "self", "layers": ["features.2"]}},
-}  # fmt: skip
+}
 
 
 def as_rank(rank: int, port: int, work: Callable[..., None], *arguments: Any) -> None:

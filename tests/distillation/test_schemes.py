@@ -29,9 +29,16 @@ LAYERS = {"student_layers": ["features.5"], "teacher_layers": ["features.5"]}
 LOGIT_LOSSES = ["soft_targets", "dkd", "dist", "logit_standardized", "multi_level", "hard_label", "logit_mse", "binary"]
 RELATIONS = ["rkd_distance", "rkd_angle", "similarity_preserving", "pkt", "correlation_congruence", "crd"]
 MAP_LOSSES = [
-    "hint", "attention_transfer", "neuron_selectivity", "activation_boundary", "factor_transfer",
-    "variational_information", "review", "simkd", "channel_wise",
-]  # fmt: skip
+    "hint",
+    "attention_transfer",
+    "neuron_selectivity",
+    "activation_boundary",
+    "factor_transfer",
+    "variational_information",
+    "review",
+    "simkd",
+    "channel_wise",
+]
 
 
 def recipe(distill: dict[str, Any] | None = None, **parts: Any) -> Recipe:
@@ -112,11 +119,14 @@ SCHEMES: list[dict[str, Any]] = [
     {"kind": "mutual"},
     {"kind": "self", "layers": ["features.2"]},
     {"kind": "assistants", "chain": [{"family": "convnet", "width": 4, "depth": 2}]},
-    {"kind": "multi_stage", "phases": [
-        {"epochs": 1, "objective": [{"loss": "hint", **LAYERS}]},
-        {"epochs": 1, "objective": [{"loss": "soft_targets"}]},
-    ]},
-]  # fmt: skip
+    {
+        "kind": "multi_stage",
+        "phases": [
+            {"epochs": 1, "objective": [{"loss": "hint", **LAYERS}]},
+            {"epochs": 1, "objective": [{"loss": "soft_targets"}]},
+        ],
+    },
+]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: str(scheme["kind"]))

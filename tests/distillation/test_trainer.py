@@ -147,10 +147,15 @@ def test_the_learning_rate_follows_its_closed_form_step_by_step(
     """A parameter with the gradient 1 walks by the learning rates alone; a merged last batch is no step."""
     settings = Train.model_validate(
         {
-            "epochs": 4, "batch_size": 8, "weight_decay": 0, "momentum": 0, "accumulate": accumulate,
-            "lr_schedule": shape, "warmup_epochs": warmup,
+            "epochs": 4,
+            "batch_size": 8,
+            "weight_decay": 0,
+            "momentum": 0,
+            "accumulate": accumulate,
+            "lr_schedule": shape,
+            "warmup_epochs": warmup,
         }
-    )  # fmt: skip
+    )
     walker = Learner(nn.Linear(1, 2))
     walked: list[float] = []
     task = Task(lambda logits, _: logits[:, 0].mean())

@@ -118,9 +118,10 @@ def test_weights_beyond_half_floats_stay_float32(tmp_path: Path) -> None:
 def test_a_codebook_is_near_the_best(spread: str) -> None:
     rng = np.random.default_rng(1)
     values = {
-        "normal": rng.standard_normal(200_000), "uniform": rng.uniform(-1, 1, 200_000),
+        "normal": rng.standard_normal(200_000),
+        "uniform": rng.uniform(-1, 1, 200_000),
         "channels of many sizes": rng.standard_normal((200, 1000)) * np.logspace(-2, 0, 200)[:, None],
-    }[spread].astype(np.float32)  # fmt: skip
+    }[spread].astype(np.float32)
     file = private("precisions")
     table = file.codebook(values)
     codes = file.codes(values, table)

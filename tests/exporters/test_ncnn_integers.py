@@ -106,10 +106,17 @@ class Kernels(nn.Module):
         self.layers = nn.ModuleDict({name: layer for name, (layer, _) in KERNELS.items()})
 
     def forward(
-        self, small: torch.Tensor, winograd: torch.Tensor, pointwise: torch.Tensor, strided: torch.Tensor,
-        dilated: torch.Tensor, depthwise: torch.Tensor, depthwise_odd: torch.Tensor, dense: torch.Tensor,
+        self,
+        small: torch.Tensor,
+        winograd: torch.Tensor,
+        pointwise: torch.Tensor,
+        strided: torch.Tensor,
+        dilated: torch.Tensor,
+        depthwise: torch.Tensor,
+        depthwise_odd: torch.Tensor,
+        dense: torch.Tensor,
         product: torch.Tensor,
-    ) -> dict[str, torch.Tensor]:  # fmt: skip
+    ) -> dict[str, torch.Tensor]:
         given = (small, winograd, pointwise, strided, dilated, depthwise, depthwise_odd, dense, product)
         return {f"y_{name}": self.layers[name](x) for name, x in zip(KERNELS, given, strict=True)}
 
@@ -232,9 +239,16 @@ def test_a_trained_student_keeps_its_answers(
 def test_a_large_model_shrinks_to_less_than_a_third(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Conv2d(3, 64, 3, 2), nn.ReLU(), nn.Conv2d(64, 192, 3, 2), nn.ReLU(), nn.Conv2d(192, 512, 3, 2), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 100),
-    )  # fmt: skip
+        nn.Conv2d(3, 64, 3, 2),
+        nn.ReLU(),
+        nn.Conv2d(64, 192, 3, 2),
+        nn.ReLU(),
+        nn.Conv2d(192, 512, 3, 2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(512, 100),
+    )
     assert sum(p.numel() for p in net.parameters()) > 1_000_000
     given = {"x": np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)}
     artifact, _ = written(net, given, tmp_path)
@@ -309,9 +323,10 @@ def rounding_error(values: Array, threshold: float) -> float:
 def test_thresholds_are_those_of_brute_force(shape: str) -> None:
     rng = np.random.default_rng(0)
     values = {
-        "normal": rng.standard_normal(20000), "laplace": rng.laplace(size=20000),
+        "normal": rng.standard_normal(20000),
+        "laplace": rng.laplace(size=20000),
         "outlier": np.append(rng.standard_normal(20000), 30.0),
-    }[shape]  # fmt: skip
+    }[shape]
     values[::3] = 0.0  # as after ReLU
     ranges, top = private("ranges"), float(np.abs(values).max())
     counts = ranges._histogram(values.astype(np.float32), top)

@@ -27,16 +27,21 @@ RNG = np.random.default_rng(0)
 
 
 def model(
-    path: Path, nodes: Sequence[Any], inputs: Mapping[str, tuple[int, Sequence[Any]]],
-    outputs: Mapping[str, Sequence[Any]], constants: Mapping[str, Array], opset: int = 18,
-) -> Path:  # fmt: skip
+    path: Path,
+    nodes: Sequence[Any],
+    inputs: Mapping[str, tuple[int, Sequence[Any]]],
+    outputs: Mapping[str, Sequence[Any]],
+    constants: Mapping[str, Array],
+    opset: int = 18,
+) -> Path:
     """An ONNX file, node by node."""
     graph = helper.make_graph(
-        nodes, "g",
+        nodes,
+        "g",
         [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in inputs.items()],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
         [numpy_helper.from_array(values, name) for name, values in constants.items()],
-    )  # fmt: skip
+    )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
     onnx.checker.check_model(made)
     onnx.save(made, path)
@@ -68,9 +73,13 @@ def convnet(path: Path) -> Path:
         helper.make_node("Sigmoid", ["2"], ["out1"]),
     ]
     constants = {
-        "w": floats(8, 3, 3, 3), "b": floats(8), "v": floats(5, 512) / 8,
-        "zero": np.array(0), "first": np.array([0]), "rest": np.array([-1]),
-    }  # fmt: skip
+        "w": floats(8, 3, 3, 3),
+        "b": floats(8),
+        "v": floats(5, 512) / 8,
+        "zero": np.array(0),
+        "first": np.array([0]),
+        "rest": np.array([-1]),
+    }
     inputs = {"1": (TensorProto.FLOAT, ["n", 3, 8, 8])}
     return model(path, nodes, inputs, {"2": ["n", 5], "out1": ["n", 5]}, constants)
 
@@ -113,9 +122,7 @@ def test_ids_that_are_looked_up_twice(tmp_path: Path) -> None:
         helper.make_node("Add", ["x", "y"], ["z"]),
     ]
     inputs = {"ids": (TensorProto.INT64, ["n", 6])}
-    path = model(
-        tmp_path / "t.onnx", nodes, inputs, {"z": ["n", 6, 4]}, {"a": floats(9, 4), "b": floats(9, 4)}
-    )  # fmt: skip
+    path = model(tmp_path / "t.onnx", nodes, inputs, {"z": ["n", 6, 4]}, {"a": floats(9, 4), "b": floats(9, 4)})
     artifact = exported(path, tmp_path / "out", {"ids": RNG.integers(0, 9, (5, 6))})
     assert artifact["parity"]["max_relative"] < 1e-5
 

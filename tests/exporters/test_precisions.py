@@ -35,9 +35,16 @@ SIZE = {Precision.FP16: 0.56, Precision.INT8_STATIC: 0.33, Precision.INT8_DYNAMI
 def _source() -> Source:
     torch.manual_seed(0)
     module = nn.Sequential(
-        nn.Conv2d(3, 96, 3, 2, 1), nn.ReLU(), nn.Conv2d(96, 160, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(), nn.Linear(160, 512), nn.ReLU(), nn.Linear(512, 10),
-    ).eval()  # fmt: skip
+        nn.Conv2d(3, 96, 3, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(96, 160, 3, 2, 1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(160, 512),
+        nn.ReLU(),
+        nn.Linear(512, 10),
+    ).eval()
     images = np.random.default_rng(0).standard_normal((24, 3, 16, 16)).astype(np.float32)
     return of_module(module, {"image": images}, "net")
 

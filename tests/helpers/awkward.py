@@ -96,9 +96,7 @@ CASES = {
     "masked": Case(lambda x: x.mean((2, 3)) + x[x > 0].sum() * 0, frozenset({"tflite"}), _NO_NCNN),
     "nonzero": Case(torch.nonzero, FORMATS),
     "unique": Case(lambda x: torch.unique(x.round()), FORMATS),
-    "grid_sample": Case(
-        lambda x: functional.grid_sample(x, x[:, :2].permute(0, 2, 3, 1).tanh(), align_corners=False)
-    ),
+    "grid_sample": Case(lambda x: functional.grid_sample(x, x[:, :2].permute(0, 2, 3, 1).tanh(), align_corners=False)),
     "conv3d": Case(lambda x: functional.conv3d(x, _KERNEL, padding=1), sample=(3, 4, 8, 8)),
     "gather": Case(_deform, _NO_NCNN),
     "custom": Case(lambda x: twice(x) + 1, FORMATS),
@@ -130,13 +128,11 @@ CASES = {
     "erfinv": Case(lambda x: torch.erfinv(x.tanh()), FORMATS),
     "lgamma": Case(lambda x: torch.lgamma(x.abs() + 1), FORMATS),
     "cdist": Case(lambda x: torch.cdist(x, x), FORMATS - {"tflite"}),
-    "unpool": Case(
-        _unpool, _NOT_TFLITE_NCNN
-    ),
+    "unpool": Case(_unpool, _NOT_TFLITE_NCNN),
     "bucketize": Case(lambda x: torch.bucketize(x, torch.linspace(-1, 1, 5)).float(), _NOT_TFLITE_NCNN),
     "bitwise": Case(lambda x: ((x * 8).long() & 3).float(), _NOT_TFLITE_NCNN),
     "roll": Case(lambda x: torch.roll(x, 2, -1)),
     "circular": Case(
         lambda x: functional.pad(x, (1, 1, 1, 1), mode="circular"), frozenset(), frozenset({"openvino", "ncnn"})
     ),
-}  # fmt: skip
+}

@@ -129,10 +129,17 @@ def loopback(folder: Path) -> Loopback:
     (folder / "authorized_keys").write_text(key(folder / "identity") + "\n", encoding="utf-8")
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {host_key}\n", encoding="utf-8")
     settings = {
-        "Port": port, "ListenAddress": "127.0.0.1", "HostKey": folder / "host_key", "PidFile": "none",
-        "AuthorizedKeysFile": folder / "authorized_keys", "StrictModes": "no", "UsePAM": "no",
-        "PasswordAuthentication": "no", "KbdInteractiveAuthentication": "no", "ForceCommand": folder / "wrapper",
-    }  # fmt: skip
+        "Port": port,
+        "ListenAddress": "127.0.0.1",
+        "HostKey": folder / "host_key",
+        "PidFile": "none",
+        "AuthorizedKeysFile": folder / "authorized_keys",
+        "StrictModes": "no",
+        "UsePAM": "no",
+        "PasswordAuthentication": "no",
+        "KbdInteractiveAuthentication": "no",
+        "ForceCommand": folder / "wrapper",
+    }
     text = "".join(f"{name} {value}\n" for name, value in settings.items())
     (folder / "sshd_config").write_text(text, encoding="utf-8")
     assert SSHD is not None
@@ -142,10 +149,15 @@ def loopback(folder: Path) -> Loopback:
         (folder / "sshd_config").write_text(f"{text}PerSourcePenalties no\n", encoding="utf-8")
     board = Loopback(folder, port)
     board.keys = {
-        "host": "127.0.0.1", "port": port, "user": getpass.getuser(), "identity_file": str(folder / "identity"),
-        "known_hosts": str(folder / "known_hosts"), "python": sys.executable, "workdir": str(board.workdir),
+        "host": "127.0.0.1",
+        "port": port,
+        "user": getpass.getuser(),
+        "identity_file": str(folder / "identity"),
+        "known_hosts": str(folder / "known_hosts"),
+        "python": sys.executable,
+        "workdir": str(board.workdir),
         "lock": str(board.lock),
-    }  # fmt: skip
+    }
     board.unwrap()
     return board
 

@@ -26,9 +26,12 @@ def save(path: Path, nodes: list[Any], weights: Mapping[str, tuple[int, ...]], s
     rng = np.random.default_rng(0)
     tensors = [numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n) for n, s in weights.items()]
     graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], tensors,
-    )  # fmt: skip
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        tensors,
+    )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
     return path
 
@@ -73,9 +76,12 @@ def _window_ncnn(path: Path, kind: str, axes: int, shape: tuple[Any, ...]) -> No
     size, dilation = 16 * 16 * 3**axes, 2 if kind == "dilated" else 1
     sizes = {4: "0=8 1=8 2=16", 5: "0=8 1=8 11=8 2=16"}[len(shape)]
     lines = [
-        "7767517", "3 3", f"Input in 0 1 in0 {sizes}", f"{name} conv 1 1 in0 a 0=16 1=3 2={dilation} 5=0 6={size}",
+        "7767517",
+        "3 3",
+        f"Input in 0 1 in0 {sizes}",
+        f"{name} conv 1 1 in0 a 0=16 1=3 2={dilation} 5=0 6={size}",
         "UnaryOp out 1 1 a out0 0=0",
-    ]  # fmt: skip
+    ]
     path.write_text("\n".join(lines) + "\n", encoding="ascii")
     path.with_suffix(".bin").write_bytes(bytes(4) + np.ones(size, np.float32).tobytes())
 
@@ -109,8 +115,9 @@ def _window_tflite(path: Path, kind: str, axes: int, shape: tuple[Any, ...]) -> 
     graph.tensors[0].shapeSignature = [axis if isinstance(axis, int) else -1 for axis in shape]
     operator.inputs, operator.outputs = [1, 1, 0] if kind == "transposed" else [0, 1], [2]
     operator.builtinOptions, operator.builtinOptionsType = (
-        options, getattr(schema.BuiltinOptions, type(options).__name__[:-1]),
-    )  # fmt: skip
+        options,
+        getattr(schema.BuiltinOptions, type(options).__name__[:-1]),
+    )
     add.inputs, add.outputs, add.opcodeIndex = [2, 2], [3], 1
     graph.inputs, graph.outputs, graph.operators = [0], [3], [operator, add]
     builder = flatbuffers.Builder(1024)
@@ -136,9 +143,12 @@ def convolutions(path: Path, width: int, groups: int = 1, size: int = 56) -> Pat
         node("Gemm", ["h", "w3"], ["y"], transB=1),
     ]
     weights = {
-        "w0": (width, 3, 3, 3), "w1": (width, width // groups, 3, 3), "w1b": (width, width // groups, 3, 3),
-        "w2": (width, width, 1, 1), "w3": (10, width),
-    }  # fmt: skip
+        "w0": (width, 3, 3, 3),
+        "w1": (width, width // groups, 3, 3),
+        "w1b": (width, width // groups, 3, 3),
+        "w2": (width, width, 1, 1),
+        "w3": (10, width),
+    }
     return save(path, nodes, weights, ("batch", 3, size, size))
 
 

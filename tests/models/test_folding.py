@@ -91,9 +91,15 @@ def test_a_folded_file_on_raw_samples_is_the_plain_model_on_normalised_ones(fmt:
         root = tmp_path / str(number)
         root.mkdir()
         document = export(
-            net, {"image": raw()}, root / "out", to=[fmt], precisions=precisions, normalization=NORM, fold=folds,
+            net,
+            {"image": raw()},
+            root / "out",
+            to=[fmt],
+            precisions=precisions,
+            normalization=NORM,
+            fold=folds,
             calibration={"image": raw()},
-        )  # fmt: skip
+        )
         for (precision, _), outputs in computed(document, root).items():
             assert outputs.shape == expected.shape
             if precision == "fp32":
@@ -186,9 +192,16 @@ def test_the_command_line_folds_and_names_mistakes(tmp_path: Path) -> None:
     (artifact,) = documents(made)["artifacts"]
     assert artifact["parity"]["state"] == "pass"
     again = edgedistill(
-        "export", tmp_path / "ok" / "onnx" / "net-fp32.onnx", "--to", "onnx", "--fold", "argmax", "-o", tmp_path / "x",
+        "export",
+        tmp_path / "ok" / "onnx" / "net-fp32.onnx",
+        "--to",
+        "onnx",
+        "--fold",
+        "argmax",
+        "-o",
+        tmp_path / "x",
         "--json",
-    )  # fmt: skip
+    )
     assert again.returncode == 2
     assert "ONNX files" in documents(again)["error"]["message"]
 

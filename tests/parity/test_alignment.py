@@ -86,9 +86,11 @@ def test_the_branch_that_is_wrong_is_named_and_not_the_other() -> None:
 
     def graph(a: Array, b: Array) -> list[TracedTensor]:
         return [
-            tensor("x", x), tensor("a", a, 0, weighted=True), tensor("b", b, 0, weighted=True),
+            tensor("x", x),
+            tensor("a", a, 0, weighted=True),
+            tensor("b", b, 0, weighted=True),
             tensor("sum", a + b, 1, 2, output="y"),
-        ]  # fmt: skip
+        ]
 
     for wrong, candidate in (("a", graph(a * 2, b)), ("b", graph(a, b * 2))):
         first = found(graph(a, b), candidate).first_departure

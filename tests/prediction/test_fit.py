@@ -80,7 +80,7 @@ def test_intervals_are_made_without_the_fold_that_they_are_tried_on() -> None:
     family = np.array(found.families) == "f3"
     slow = fit.Anchors(
         found.names, found.families, found.features, np.where(family, 10 * found.times_ms, found.times_ms)
-    )  # fmt: skip
+    )
     covered = fit.validate(slow, np.ones(3)).covered
     assert not covered[family].any()
     assert covered[~family].mean() > 0.6
@@ -167,9 +167,13 @@ def test_counts_are_read_off_hand_made_blocks() -> None:
     )
     found = counts.features_of_blocks(arm.Blocks({block: 1000, "8b020020": 7}, (50, 40, 30)))
     assert dict(zip(counts.FEATURES, found, strict=True)) == {
-        "multiply_adds": 1000, "other_instructions": 7000 + 7 + 20 * 1000, "loaded_vectors": 4000,
-        "stored_vectors": 4000, "l1_misses": 40, "last_level_misses": 30,
-    }  # fmt: skip
+        "multiply_adds": 1000,
+        "other_instructions": 7000 + 7 + 20 * 1000,
+        "loaded_vectors": 4000,
+        "stored_vectors": 4000,
+        "l1_misses": 40,
+        "last_level_misses": 30,
+    }
 
 
 def test_what_is_written_beside_the_tables_follows_from_them() -> None:

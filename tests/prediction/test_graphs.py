@@ -98,10 +98,12 @@ def test_a_built_network_is_the_one_of_the_table() -> None:
 def test_the_arena_is_the_most_that_lives_at_once() -> None:
     layer = graph.Layer
     layers = (
-        layer("memory", "1", ("in",), ("a",)), layer("memory", "2", ("a",), ("b",)),
-        layer("free", "reshape", ("b",), ("b2",)), layer("memory", "3", ("b2", "a"), ("c",)),
+        layer("memory", "1", ("in",), ("a",)),
+        layer("memory", "2", ("a",), ("b",)),
+        layer("free", "reshape", ("b",), ("b2",)),
+        layer("memory", "3", ("b2", "a"), ("c",)),
         layer("memory", "4", ("c",), ("out",)),
-    )  # fmt: skip
+    )
     sizes = {"in": 10, "a": 20, "b": 40, "b2": 40, "c": 5, "out": 1}
     # in+a 30, a+b 60, a+b+c 65 (the reshape lies where b does), c+out 6
     assert graph.arena_elements(graph.Graph(layers, sizes, ("in",), ("out",), 0)) == 65
@@ -158,11 +160,14 @@ def test_sizes_that_decide_the_latency_must_be_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ending", "shape", "told"),
     [
-        (".onnx", (8, 16, 8, 8), "batch of 8"), (".xml", (8, 16, 8, 8), "batch of 8"),
-        (".tflite", (8, 8, 8, 16), "batch of 8"), (".xml", (1, 16, "height", 8), "axis 2"),
-        (".tflite", (1, 8, "width", 16), "axis 2"), (".onnx", (1, 16, 0, 8), "axis 2"),
+        (".onnx", (8, 16, 8, 8), "batch of 8"),
+        (".xml", (8, 16, 8, 8), "batch of 8"),
+        (".tflite", (8, 8, 8, 16), "batch of 8"),
+        (".xml", (1, 16, "height", 8), "axis 2"),
+        (".tflite", (1, 8, "width", 16), "axis 2"),
+        (".onnx", (1, 16, 0, 8), "axis 2"),
     ],
-)  # fmt: skip
+)
 def test_one_sample_of_a_known_size_is_asked_for_in_every_format(
     tmp_path: Path, ending: str, shape: tuple[Any, ...], told: str
 ) -> None:
@@ -207,9 +212,10 @@ def test_operators_with_graphs_of_their_own_are_unknown_or_refused(tmp_path: Pat
     for name, inner in (("Neg", node("Neg", ["x"], ["b"])), ("MatMul", node("MatMul", ["x", "x"], ["b"]))):
         branch = helper.make_graph([inner], "branch", [], [value("b", onnx.TensorProto.FLOAT, None)])
         nodes = [
-            node("ReduceMax", ["x"], ["m"], keepdims=0), node("Cast", ["m"], ["c"], to=onnx.TensorProto.BOOL),
+            node("ReduceMax", ["x"], ["m"], keepdims=0),
+            node("Cast", ["m"], ["c"], to=onnx.TensorProto.BOOL),
             node("If", ["c"], ["y"], then_branch=branch, else_branch=branch),
-        ]  # fmt: skip
+        ]
         path = save(tmp_path / f"{name}.onnx", nodes, {}, (1, 8, 8))
         if name == "Neg":
             assert read.read_graph(path).unknown == {"If": 1}

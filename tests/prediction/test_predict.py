@@ -68,9 +68,23 @@ def test_the_catalogue_holds_what_was_promised() -> None:
     assert len(known) >= 24
     words = " ".join(f"{p.id} {p.soc} {p.class_}" for p in known.values())
     for wanted in (
-        "zero-2w", "3b-plus", "raspberry-pi-4b", "raspberry-pi-5", "jetson-nano", "RK3566", "RK3568", "RK3588",
-        "gateway", "x86", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m85", "flagship", "low end",
-    ):  # fmt: skip
+        "zero-2w",
+        "3b-plus",
+        "raspberry-pi-4b",
+        "raspberry-pi-5",
+        "jetson-nano",
+        "RK3566",
+        "RK3568",
+        "RK3588",
+        "gateway",
+        "x86",
+        "cortex-m4",
+        "cortex-m7",
+        "cortex-m33",
+        "cortex-m85",
+        "flagship",
+        "low end",
+    ):
         assert wanted in words
     for profile in known.values():
         assert profile.provenance
@@ -170,10 +184,13 @@ def test_tflite_is_transferred_from_calibrated_arm_boards_alone(network: Path, o
     mine = board.model_copy(update={"id": "mine", "aliases": (), "status": "few-shot", "runtimes": (few,)})
     profiles.write(mine, own)
     for device, wanted, standing in (
-        ("raspberry-pi-4b", {}, "transferred"), ("raspberry-pi-4b", {"precision": "int8"}, "no evidence"),
-        ("celeron-n5105", {}, "no evidence"), ("mine", {}, "no evidence"), ("intel-n100", {}, "spec-only"),
+        ("raspberry-pi-4b", {}, "transferred"),
+        ("raspberry-pi-4b", {"precision": "int8"}, "no evidence"),
+        ("celeron-n5105", {}, "no evidence"),
+        ("mine", {}, "no evidence"),
+        ("intel-n100", {}, "spec-only"),
         ("raspberry-pi-4b", {"runtime": "onnxruntime"}, "no evidence"),
-    ):  # fmt: skip
+    ):
         asked: dict[str, Any] = {"runtime": "tflite", "predictor": "graph", **wanted}
         one = predict(network, [device], **asked)["predictions"][0]
         assert one["calibration"] == standing
@@ -207,9 +224,11 @@ def test_dilated_and_transposed_convolutions_are_told_by_their_own_classes(tmp_p
 
 def test_nothing_is_scaled_to_what_was_not_measured(network: Path) -> None:
     cases: list[tuple[str, dict[str, Any]]] = [
-        ("raspberry-pi-4b", {"threads": 3}), ("pixel-3", {"runtime": "tflite", "threads": 1}),
-        ("snapdragon-865", {"runtime": "ncnn"}), ("intel-n100", {"precision": "int8"}),
-    ]  # fmt: skip
+        ("raspberry-pi-4b", {"threads": 3}),
+        ("pixel-3", {"runtime": "tflite", "threads": 1}),
+        ("snapdragon-865", {"runtime": "ncnn"}),
+        ("intel-n100", {"precision": "int8"}),
+    ]
     for device, wanted in cases:
         with pytest.raises(DeviceError) as caught:
             predict(network, [device], **wanted)
@@ -225,10 +244,12 @@ def test_a_spec_only_device_is_unvalidated_wherever_it_prints(network: Path, edg
     assert any(flag.startswith("UNVALIDATED") for flag in one["flags"])
     assert one["mdape"] is None
     for command in (
-        ("devices", "predict", network, "--device", "sim:intel-n100"), ("devices", "show", "sim:intel-n100"),
-        ("devices", "list"), ("benchmark", network, "--device", "sim:intel-n100"),
+        ("devices", "predict", network, "--device", "sim:intel-n100"),
+        ("devices", "show", "sim:intel-n100"),
+        ("devices", "list"),
+        ("benchmark", network, "--device", "sim:intel-n100"),
         ("devices", "predict", network, "--device", "sim:intel-n100", "--json"),
-    ):  # fmt: skip
+    ):
         assert "UNVALIDATED" in edgedistill(*command).stdout
     told = edgedistill("devices", "predict", network, "--device", "sim:intel-n100").stdout
     assert "where the time goes, UNVALIDATED" in told
@@ -306,9 +327,12 @@ def test_the_command_line_budgets_and_plots(network: Path, tmp_path: Path, edged
 def test_a_budget_that_nobody_can_vouch_for_is_not_kept(network: Path, edgedistill: Command) -> None:
     budget = ("devices", "predict", network, "--predictor", "graph", "--budget-ms", "1e6")
     for devices, code in (
-        (["rpi-4b"], 0), (["rpi-4b", "intel-n100"], 3), (["rpi-4b", "cortex-m4-stm32l4r5"], 3), (["intel-n100"], 3),
+        (["rpi-4b"], 0),
+        (["rpi-4b", "intel-n100"], 3),
+        (["rpi-4b", "cortex-m4-stm32l4r5"], 3),
+        (["intel-n100"], 3),
         ([], 0),
-    ):  # fmt: skip
+    ):
         assert edgedistill(*budget, *(f"--device={name}" for name in devices)).returncode == code
     assert edgedistill(*budget[:-2], "--device=rpi-4b", "--device=cortex-m4-stm32l4r5").returncode == 0  # no budget
 
@@ -358,11 +382,13 @@ def test_malformed_profiles_are_named_with_their_key(own: Path, network: Path) -
     own.mkdir()
     document = yaml.safe_load((profiles.SHIPPED / "intel-n100.yaml").read_text(encoding="utf-8"))
     changes: list[tuple[Any, str]] = [
-        ({"schema": "edgedistill.profile/9"}, "schema"), ({"surprise": 1}, "surprise"), ({"runtimes": []}, "runtimes"),
+        ({"schema": "edgedistill.profile/9"}, "schema"),
+        ({"surprise": 1}, "surprise"),
+        ({"runtimes": []}, "runtimes"),
         ({"clusters": [{"core": "x", "count": 4, "ghz": 1800}]}, "clusters.0.ghz"),
         ({"memory": {"ram_mb": -1}}, "memory.ram_mb"),
         ({"runtimes": [*document["runtimes"], *document["runtimes"]]}, "two blocks"),
-    ]  # fmt: skip
+    ]
     for change, key in changes:
         (own / "mine.yaml").write_text(yaml.safe_dump({**document, "id": "mine", **change}), encoding="utf-8")
         with pytest.raises(UsageError) as caught:
@@ -388,12 +414,17 @@ def test_malformed_profiles_are_named_with_their_key(own: Path, network: Path) -
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"costs": {"stem_macs": 1.0}}, "stored_vectors missing"), ({"costs": {"surprise": 1.0}}, "surprise"),
-        ({"seen": ["conv9x9"]}, "conv9x9 is none of"), ({"spread": 4.0}, "spread"), ({"mdape": None}, "mdape"),
-        ({"held_out": [["net", -1.0, 2.0]]}, "held_out"), ({"kernels": "cortex-m4"}, "cortex-m4 is none of"),
-        ({"kernels": None}, "None is none of"), ({"status": "spec-only"}, "status"),
+        ({"costs": {"stem_macs": 1.0}}, "stored_vectors missing"),
+        ({"costs": {"surprise": 1.0}}, "surprise"),
+        ({"seen": ["conv9x9"]}, "conv9x9 is none of"),
+        ({"spread": 4.0}, "spread"),
+        ({"mdape": None}, "mdape"),
+        ({"held_out": [["net", -1.0, 2.0]]}, "held_out"),
+        ({"kernels": "cortex-m4"}, "cortex-m4 is none of"),
+        ({"kernels": None}, "None is none of"),
+        ({"status": "spec-only"}, "status"),
     ],
-)  # fmt: skip
+)
 def test_a_profile_that_contradicts_itself_is_named_with_its_key(
     own: Path, network: Path, change: dict[str, Any], told: str
 ) -> None:
@@ -482,12 +513,16 @@ def test_given_timings_need_no_exporter_and_may_begin_with_a_mark(tmp_path: Path
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("model,seconds\na.onnx,1\n", "lacks ms"), ("model,ms\nmissing.onnx,3\n", "column model"),
-        ("model,ms\na.onnx,fast\n", "column ms"), ("model,ms\na.onnx,-3\n", "column ms"),
-        ("model,ms\na.onnx,3\na.onnx,4\n", "twice"), ("model,ms\na.onnx,3\n", "too few"),
-        ("model,ms\na.onnx,3\nb.onnx,3\ntwin.onnx,3\n", "one network"), ("", "lacks"),
+        ("model,seconds\na.onnx,1\n", "lacks ms"),
+        ("model,ms\nmissing.onnx,3\n", "column model"),
+        ("model,ms\na.onnx,fast\n", "column ms"),
+        ("model,ms\na.onnx,-3\n", "column ms"),
+        ("model,ms\na.onnx,3\na.onnx,4\n", "twice"),
+        ("model,ms\na.onnx,3\n", "too few"),
+        ("model,ms\na.onnx,3\nb.onnx,3\ntwin.onnx,3\n", "one network"),
+        ("", "lacks"),
     ],
-)  # fmt: skip
+)
 def test_wrong_timings_are_named_with_row_and_column(tmp_path: Path, text: str, told: str) -> None:
     from edgedistill.prediction.own_board import Board, from_anchors
 
@@ -522,10 +557,12 @@ def test_calibration_names_what_is_wrong_before_it_measures(tmp_path: Path, edge
     for arguments, told in (
         (("--name", "b", "--device", "cpu", "--runtime", "onnxruntim"), "onnxruntime"),
         (("--name", "raspberry-pi-4b", "--device", "cpu"), "already"),
-        (("--name", "My Board", "--device", "cpu"), "no id"), (("--name", "_board", "--device", "cpu"), "no id"),
+        (("--name", "My Board", "--device", "cpu"), "no id"),
+        (("--name", "_board", "--device", "cpu"), "no id"),
         (("--name", "m\u00fcnchen", "--device", "cpu"), "no id"),
-        (("--name", "b"), "--anchors"), (("--name", "b", "--anchors", tmp_path / "no.csv"), "cannot be read"),
-    ):  # fmt: skip
+        (("--name", "b"), "--anchors"),
+        (("--name", "b", "--anchors", tmp_path / "no.csv"), "cannot be read"),
+    ):
         done = edgedistill("devices", "calibrate", *arguments)
         assert done.returncode == 2
         assert told in done.stderr
@@ -581,13 +618,17 @@ def test_a_file_is_counted_in_the_emulator(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("device", "runtime", "precision", "told", "flag"),
     [
-        ("rpi-4b", "litert", "fp16", "fp32", "not in fp16"), ("rpi-4b", "tflite-runtime", None, "fp32", ""),
-        ("rpi-4b", "ncnn", "int8", "int8", ""), ("rpi-4b", "ncnn", "fp16", "fp32", "not in fp16"),
-        ("rpi-5", "ncnn", "fp32", "fp16", "not in fp32"), ("rpi-5", "ncnn", None, "fp16", ""),
-        ("rpi-5", "ncnn", "fp16", "fp16", ""), ("rpi-5", "tflite", "fp32", "fp32", ""),
+        ("rpi-4b", "litert", "fp16", "fp32", "not in fp16"),
+        ("rpi-4b", "tflite-runtime", None, "fp32", ""),
+        ("rpi-4b", "ncnn", "int8", "int8", ""),
+        ("rpi-4b", "ncnn", "fp16", "fp32", "not in fp16"),
+        ("rpi-5", "ncnn", "fp32", "fp16", "not in fp32"),
+        ("rpi-5", "ncnn", None, "fp16", ""),
+        ("rpi-5", "ncnn", "fp16", "fp16", ""),
+        ("rpi-5", "tflite", "fp32", "fp32", ""),
         ("rpi-5", "ncnn", "int8", "int8", ""),
     ],
-)  # fmt: skip
+)
 def test_the_runtime_comes_back_as_it_was_asked_for_and_floats_as_they_are(
     network: Path, device: str, runtime: str, precision: str | None, told: str, flag: str
 ) -> None:
@@ -603,13 +644,18 @@ def test_the_runtime_comes_back_as_it_was_asked_for_and_floats_as_they_are(
 
 def test_a_microcontroller_tells_sram_and_flash_and_whether_it_fits(tmp_path: Path) -> None:
     """As if the file were int8: tflite-micro has no published row of its own."""
-    small = predict(convolutions(tmp_path / "s.onnx", 16, size=32), ["cortex-m4-stm32l4r5"], runtime="tflite-micro",
-                    precision="int8")["predictions"][0]  # fmt: skip
+    small = predict(
+        convolutions(tmp_path / "s.onnx", 16, size=32),
+        ["cortex-m4-stm32l4r5"],
+        runtime="tflite-micro",
+        precision="int8",
+    )["predictions"][0]
     assert small["calibration"] == "no evidence"
     assert small["memory_budget"]["fits"] is True
     assert small["memory_budget"]["flash_bytes"] == 16 * 27 + 2 * 16 * 16 * 9 + 16 * 16 + 160  # a byte a weight
-    large = predict(convolutions(tmp_path / "l.onnx", 256, size=224), ["cortex-m4-stm32l4r5"], runtime="x-cube-ai",
-                    precision="int8")["predictions"][0]  # fmt: skip
+    large = predict(
+        convolutions(tmp_path / "l.onnx", 256, size=224), ["cortex-m4-stm32l4r5"], runtime="x-cube-ai", precision="int8"
+    )["predictions"][0]
     assert large["memory_budget"]["fits"] is False
     assert large["memory_budget"]["sram_bytes"] > large["memory_budget"]["sram_limit_bytes"]
 

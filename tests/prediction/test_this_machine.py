@@ -69,9 +69,10 @@ def test_a_residual_corrects_operator_classes_of_the_same_runtime_and_nothing_el
     assert "corrected by a measurement on this machine: x 1.41" in slower["flags"]
     counted = np.array([5e7, 1e8, 3e7, 1e6, 2e6, 1e6])
     others = [
-        (board, choice, counted), (board, answers.choose(board, "ncnn", 1, "int8"), None),
+        (board, choice, counted),
+        (board, answers.choose(board, "ncnn", 1, "int8"), None),
         (phone, answers.choose(phone, "paddle-lite", 1, "float"), None),
-    ]  # fmt: skip
+    ]
     for profile, chosen, counts in others:
         alone, given = (answers.answer(profile, chosen, graph, counts, residual) for residual in (None, 2.0))
         assert alone["latency_ms"] == given["latency_ms"]

@@ -79,7 +79,7 @@ def test_a_recipe_cannot_measure_on_a_simulated_device_and_is_told_what_it_can(t
     for key, fix in (
         ("device: sim:raspberry-pi-4b", "benchmark.simulated: [raspberry-pi-4b]"),
         ("simulated: [rpi-9]", "devices list"),
-    ):  # fmt: skip
+    ):
         (tmp_path / "r.yaml").write_text(SMALL.replace("benchmark: {", f"benchmark: {{{key}, "), encoding="utf-8")
         with pytest.raises(UsageError) as caught:
             check(load_recipe(tmp_path / "r.yaml", []), tmp_path)

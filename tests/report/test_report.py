@@ -70,7 +70,7 @@ def _measurement(artifact: Json, medians: tuple[float, ...], *, runtime: str = "
         "memory_bytes": {"baseline": 1e7, "after_import": 2e7, "after_load": 25e6, "peak": 3e7},
         "valid": True,
         "flags": [],
-    }  # fmt: skip
+    }
 
 
 TEACHER, FP32, INT8 = _artifact("teacher", size=40_000), _artifact("student"), _artifact("student", "int8-static")
@@ -88,10 +88,15 @@ def _build(artifacts: list[Json], measurements: list[Json]) -> Json:
         for role, count, value in (("teacher", 123_456, 0.98), ("student", 1234, 0.9))
     ]
     return build(
-        name="synthetic", seed=3, device=DeviceInfo("cpu", "A CPU", "x86_64", 2, 8_000_000_000),
-        models=models, artifacts=copy.deepcopy(artifacts), measurements=copy.deepcopy(measurements), choices=[],
+        name="synthetic",
+        seed=3,
+        device=DeviceInfo("cpu", "A CPU", "x86_64", 2, 8_000_000_000),
+        models=models,
+        artifacts=copy.deepcopy(artifacts),
+        measurements=copy.deepcopy(measurements),
+        choices=[],
         eval_samples=500,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture

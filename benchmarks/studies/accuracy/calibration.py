@@ -51,9 +51,13 @@ def _told(
     """Calibrate on some, print the predictions of the unseen; their median error and how many lie in the interval."""
     info = load_device(device).describe(device)
     facts = {
-        "name": info.name, "machine": info.machine, "cores": info.cores, "ram_mb": info.memory_bytes / 2**20,
-        "source": title, "given": False,
-    }  # fmt: skip
+        "name": info.name,
+        "machine": info.machine,
+        "cores": info.cores,
+        "ram_mb": info.memory_bytes / 2**20,
+        "source": title,
+        "given": False,
+    }
     rows = [{"path": t.path, "family": t.family, "ms": t.ms} for t in anchors.values()]
     made = find_plugin("devices", "simulated").calibrate(
         board.name, rows, facts, runtime=board.runtime, threads=board.threads, app_budget_mb=None

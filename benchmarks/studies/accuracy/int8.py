@@ -130,10 +130,18 @@ def page(rows: list[Json]) -> str:
             continue
         low, high = (100 * end for end in row["ci95"])
         cells = (
-            row["student"], row["parameters"], row["runtime"], f"{100 * row['fp32']:.2f}",
-            f"{100 * row['difference']:+.2f}", f"{low:+.2f} to {high:+.2f}", row["n"], f"{row['size_ratio']:.2f} x",
-            row["scheme"], f"{len(row['keep_float'])} layers" if row["keep_float"] else "none", row["recommended"],
-        )  # fmt: skip
+            row["student"],
+            row["parameters"],
+            row["runtime"],
+            f"{100 * row['fp32']:.2f}",
+            f"{100 * row['difference']:+.2f}",
+            f"{low:+.2f} to {high:+.2f}",
+            row["n"],
+            f"{row['size_ratio']:.2f} x",
+            row["scheme"],
+            f"{len(row['keep_float'])} layers" if row["keep_float"] else "none",
+            row["recommended"],
+        )
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join([*lines, ""])
 

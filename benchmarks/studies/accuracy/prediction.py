@@ -78,18 +78,30 @@ def bounds_table(found: Json) -> list[str]:
 def boards_table(found: Json) -> list[str]:
     """Every ARM board with one-thread rows."""
     heads = (
-        "Board", "Networks", "Counts: median error, within 10% / 20%", "Rank", "In the 80% interval", "4 threads",
-        "3 anchors", "Operator classes", "with host: median error, in the 80% interval",
-    )  # fmt: skip
+        "Board",
+        "Networks",
+        "Counts: median error, within 10% / 20%",
+        "Rank",
+        "In the 80% interval",
+        "4 threads",
+        "3 anchors",
+        "Operator classes",
+        "with host: median error, in the 80% interval",
+    )
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in found["boards"]:
         one, four = row["counts"], row["counts_4_threads"]
         cells = (
-            row["device"], row["networks"], f"{one['mdape']:.1%}, {one['within10']:.0%} / {one['within20']:.0%}",
-            f"{one['rank']:.3f}", f"{one['coverage']:.0%}", f"{four:.1%}" if four is not None else "-",
-            f"{row['few_shot']:.1%}", f"{row['graph']['mdape']:.1%}",
+            row["device"],
+            row["networks"],
+            f"{one['mdape']:.1%}, {one['within10']:.0%} / {one['within20']:.0%}",
+            f"{one['rank']:.3f}",
+            f"{one['coverage']:.0%}",
+            f"{four:.1%}" if four is not None else "-",
+            f"{row['few_shot']:.1%}",
+            f"{row['graph']['mdape']:.1%}",
             f"{row['graph_with_host']:.1%}, {row['coverage_with_host']:.0%}",
-        )  # fmt: skip
+        )
         lines.append(f"| {' | '.join(map(str, cells))} |")
     alone = ", ".join(f"{name} {value:.1%}" for name, value in found["four_threads_alone"].items())
     worse = sum(row["graph_with_host"] > row["graph"]["mdape"] for row in found["boards"])

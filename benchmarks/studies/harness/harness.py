@@ -79,10 +79,25 @@ def _benchmark_app(app: str, file: Artifact, seconds: float) -> float:
     shape = ",".join(["1", *(str(d) for d in file.signature.inputs[0].shape[1:])])
     said = _told(
         [
-            app, "-m", str(file.path), "-shape", f"[{shape}]", "-d", "CPU", "-api", "sync", "-hint", "none",
-            "-nthreads", "1", "-infer_precision", "f32", "-t", str(max(1, round(seconds))),
+            app,
+            "-m",
+            str(file.path),
+            "-shape",
+            f"[{shape}]",
+            "-d",
+            "CPU",
+            "-api",
+            "sync",
+            "-hint",
+            "none",
+            "-nthreads",
+            "1",
+            "-infer_precision",
+            "f32",
+            "-t",
+            str(max(1, round(seconds))),
         ]
-    )  # fmt: skip
+    )
     return median_of(said)
 
 

@@ -25,8 +25,8 @@ HITS = 19
 def page(folder: Path) -> str:
     """Markdown, from the rows that lie in a folder; a study that was not run says so."""
     parts = [
-        "# Is the harness honest?",
-        "Everything here was measured and written by `python -m benchmarks.studies.harness`.",
+        "# Is the harness honest?\n",
+        "Everything here was measured and written by `python -m benchmarks.studies.harness`.\n",
     ]
     harness, alarms = read(folder / "harness.jsonl"), read(folder / "alarms.jsonl")
     parts.append("## Against a bare loop\n\n" + (_harness(harness) if harness[1:] else "Not measured yet.\n"))

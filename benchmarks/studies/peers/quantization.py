@@ -164,10 +164,17 @@ def page(rows: list[Json]) -> str:
             told = f"{row['ratio_to_best_peer']:.2f} x {row['best_peer']}" if row["best_peer"] else "no peer as good"
             versus = told if row["holds"] else f"**{told}**"
         cells = (
-            row["student"], row["tool"], f"{100 * row['top1']:.2f}", row["n"], row["size_bytes"],
-            f"{np.median(ratios):.2f}", f"{min(ratios):.2f} to {max(ratios):.2f} ({len(ratios)})",
-            f"{row['cpu_s']:.0f}", f"{row['peak_mb']:.0f}", versus,
-        )  # fmt: skip
+            row["student"],
+            row["tool"],
+            f"{100 * row['top1']:.2f}",
+            row["n"],
+            row["size_bytes"],
+            f"{np.median(ratios):.2f}",
+            f"{min(ratios):.2f} to {max(ratios):.2f} ({len(ratios)})",
+            f"{row['cpu_s']:.0f}",
+            f"{row['peak_mb']:.0f}",
+            versus,
+        )
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join([*lines, ""])
 

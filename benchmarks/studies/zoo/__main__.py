@@ -60,10 +60,17 @@ def outcome(name: str, fmt: str) -> list[Json]:
         artifact = document["artifacts"][0]
     parities = artifact.get("parity_by_runtime") or [artifact["parity"]]
     return [
-        {"student": name, "format": fmt, "runtime": p["runtime"], "state": p["state"], "relative": p["max_relative"],
-         "size_bytes": artifact["size_bytes"], "told": p["reason"]}
+        {
+            "student": name,
+            "format": fmt,
+            "runtime": p["runtime"],
+            "state": p["state"],
+            "relative": p["max_relative"],
+            "size_bytes": artifact["size_bytes"],
+            "told": p["reason"],
+        }
         for p in parities
-    ]  # fmt: skip
+    ]
 
 
 def _parser() -> argparse.ArgumentParser:

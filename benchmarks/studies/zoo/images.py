@@ -28,11 +28,16 @@ class InvertedResidual(nn.Module):
         super().__init__()
         middle = 3 * channels
         self.body = nn.Sequential(
-            nn.Conv2d(channels, middle, 1, bias=False), nn.BatchNorm2d(middle), nn.Hardswish(),
-            nn.Conv2d(middle, middle, 3, stride, 1, groups=middle, bias=False), nn.BatchNorm2d(middle), nn.Hardswish(),
+            nn.Conv2d(channels, middle, 1, bias=False),
+            nn.BatchNorm2d(middle),
+            nn.Hardswish(),
+            nn.Conv2d(middle, middle, 3, stride, 1, groups=middle, bias=False),
+            nn.BatchNorm2d(middle),
+            nn.Hardswish(),
             SqueezeExcite(middle),
-            nn.Conv2d(middle, wide, 1, bias=False), nn.BatchNorm2d(wide),
-        )  # fmt: skip
+            nn.Conv2d(middle, wide, 1, bias=False),
+            nn.BatchNorm2d(wide),
+        )
         self.added = stride == 1 and channels == wide
 
     def forward(self, x: Tensor) -> Tensor:
@@ -237,8 +242,14 @@ class UNet(nn.Module):
 
 
 def _double(channels: int, wide: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels, wide, 3, 1, 1), nn.BatchNorm2d(wide), nn.ReLU(),
-                         nn.Conv2d(wide, wide, 3, 1, 1), nn.BatchNorm2d(wide), nn.ReLU())  # fmt: skip
+    return nn.Sequential(
+        nn.Conv2d(channels, wide, 3, 1, 1),
+        nn.BatchNorm2d(wide),
+        nn.ReLU(),
+        nn.Conv2d(wide, wide, 3, 1, 1),
+        nn.BatchNorm2d(wide),
+        nn.ReLU(),
+    )
 
 
 class Detector(nn.Module):
@@ -253,5 +264,8 @@ class Detector(nn.Module):
         """Class logits, a map of boxes, and the embedding."""
         features = self.backbone(image)
         pooled = features.mean((2, 3))
-        return {"logits": self.classes(pooled), "boxes": self.boxes(features).sigmoid(),
-                "embedding": functional.normalize(pooled, dim=1)}  # fmt: skip
+        return {
+            "logits": self.classes(pooled),
+            "boxes": self.boxes(features).sigmoid(),
+            "embedding": functional.normalize(pooled, dim=1),
+        }

@@ -16,9 +16,19 @@ if TYPE_CHECKING:
 CLASSES = ("stem", "conv3x3", "convkxk", "conv1x1", "depthwise", "grouped", "matmul", "dense", "memory", "unknown")
 """What takes time; `free` layers (reshapes, constants, what is fused) do not."""
 FEATURES = (
-    "stem_macs", "conv3x3_macs", "convkxk_macs", "conv1x1_macs", "depthwise_macs", "grouped_macs", "matmul_macs",
-    "dense_weight_bytes", "conv_io_bytes", "memory_io_bytes", "conv_weight_bytes", "layers",
-)  # fmt: skip
+    "stem_macs",
+    "conv3x3_macs",
+    "convkxk_macs",
+    "conv1x1_macs",
+    "depthwise_macs",
+    "grouped_macs",
+    "matmul_macs",
+    "dense_weight_bytes",
+    "conv_io_bytes",
+    "memory_io_bytes",
+    "conv_weight_bytes",
+    "layers",
+)
 """Of the operator-class predictor; bytes are those of 32-bit floats whatever the file's precision."""
 PRIOR = np.array([1, 0.6, 1, 1, 2, 2, 1.2, 1, 1, 1, 1, 20000.0])
 """Proportions of the features' costs where a board's own anchors say little: one layer as 20,000 MACs. By hand."""
@@ -102,9 +112,15 @@ class Layer:
 
 
 def unknown_layer(
-    kind: str, name: str, inputs: tuple[str, ...], outputs: tuple[str, ...], told: dict[str, int], *, macs: int = 0,
+    kind: str,
+    name: str,
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    told: dict[str, int],
+    *,
+    macs: int = 0,
     weights: int = 0,
-) -> Layer:  # fmt: skip
+) -> Layer:
     """A layer whose cost no profile tells; its operator is counted in `told`."""
     told[kind] = told.get(kind, 0) + 1
     return Layer("unknown", name, inputs, outputs, macs, weights)

@@ -16,20 +16,89 @@ from .read import ncnn_inputs
 if TYPE_CHECKING:
     from pathlib import Path
 
-_FREE = frozenset({"Split", "Input", "Reshape", "Flatten", "Squeeze", "ExpandDims", "MemoryData", "Noop", "PriorBox",
-                   "Dropout", "Quantize", "Dequantize", "Requantize", "Cast"})  # fmt: skip
-_MEMORY = frozenset({
-    "BinaryOp", "UnaryOp", "Eltwise", "Concat", "Pooling", "Swish", "ReLU", "Clip", "HardSwish", "HardSigmoid",
-    "Sigmoid",
-    "TanH", "PReLU", "ELU", "SELU", "GELU", "Mish", "ShuffleChannel", "Permute", "Slice", "Crop", "Softmax",
-    "LayerNorm",
-    "Reduction", "Padding", "Interp", "LRN", "DetectionOutput", "Yolov3DetectionOutput", "YoloDetectionOutput",
-    "BatchNorm", "InstanceNorm", "GroupNorm", "RMSNorm", "Scale", "Bias", "Power", "Normalize", "PixelShuffle", "Reorg",
-    "Tile", "Exp", "Log", "AbsVal", "Threshold", "CumulativeSum", "GLU", "Fold", "Unfold", "CopyTo", "Erf", "Celu",
-})  # fmt: skip
+_FREE = frozenset(
+    {
+        "Split",
+        "Input",
+        "Reshape",
+        "Flatten",
+        "Squeeze",
+        "ExpandDims",
+        "MemoryData",
+        "Noop",
+        "PriorBox",
+        "Dropout",
+        "Quantize",
+        "Dequantize",
+        "Requantize",
+        "Cast",
+    }
+)
+_MEMORY = frozenset(
+    {
+        "BinaryOp",
+        "UnaryOp",
+        "Eltwise",
+        "Concat",
+        "Pooling",
+        "Swish",
+        "ReLU",
+        "Clip",
+        "HardSwish",
+        "HardSigmoid",
+        "Sigmoid",
+        "TanH",
+        "PReLU",
+        "ELU",
+        "SELU",
+        "GELU",
+        "Mish",
+        "ShuffleChannel",
+        "Permute",
+        "Slice",
+        "Crop",
+        "Softmax",
+        "LayerNorm",
+        "Reduction",
+        "Padding",
+        "Interp",
+        "LRN",
+        "DetectionOutput",
+        "Yolov3DetectionOutput",
+        "YoloDetectionOutput",
+        "BatchNorm",
+        "InstanceNorm",
+        "GroupNorm",
+        "RMSNorm",
+        "Scale",
+        "Bias",
+        "Power",
+        "Normalize",
+        "PixelShuffle",
+        "Reorg",
+        "Tile",
+        "Exp",
+        "Log",
+        "AbsVal",
+        "Threshold",
+        "CumulativeSum",
+        "GLU",
+        "Fold",
+        "Unfold",
+        "CopyTo",
+        "Erf",
+        "Celu",
+    }
+)
 _CONVOLUTIONS = ("Convolution", "ConvolutionDepthWise", "Convolution1D", "ConvolutionDepthWise1D")
-_TRANSPOSED = ("Deconvolution", "DeconvolutionDepthWise", "Deconvolution1D", "DeconvolutionDepthWise1D",
-               "Deconvolution3D", "DeconvolutionDepthWise3D")  # fmt: skip
+_TRANSPOSED = (
+    "Deconvolution",
+    "DeconvolutionDepthWise",
+    "Deconvolution1D",
+    "DeconvolutionDepthWise1D",
+    "Deconvolution3D",
+    "DeconvolutionDepthWise3D",
+)
 _VOLUMES = ("Convolution3D", "ConvolutionDepthWise3D")
 _PRODUCTS = ("InnerProduct", "Gemm", "MatMul", "MultiHeadAttention", "SDPA")
 _INT8 = "8"
@@ -75,9 +144,14 @@ def _shapes(ncnn: Any, path: Path, blobs: list[str]) -> dict[str, tuple[int, ...
 
 
 def _layer(
-    kind: str, name: str, below: list[str], above: list[str], settings: dict[str, str],
-    shapes: dict[str, tuple[int, ...]], unknown: dict[str, int],
-) -> Layer:  # fmt: skip
+    kind: str,
+    name: str,
+    below: list[str],
+    above: list[str],
+    settings: dict[str, str],
+    shapes: dict[str, tuple[int, ...]],
+    unknown: dict[str, int],
+) -> Layer:
     given, outputs = tuple(below), tuple(above)
     after = shapes[above[0]] if above else (1,)
     if kind in (*_CONVOLUTIONS, *_TRANSPOSED, *_VOLUMES):
@@ -89,8 +163,20 @@ def _layer(
         kernel = (int(settings.get("11", settings["1"])), int(settings["1"]))
         groups = int(settings.get("7", "1")) if "DepthWise" in kind else 1
         channels = (before[0], after[0])
-        return Layer("conv", name, given, outputs, weights * positions, weights, kernel, int(settings.get("3", "1")),
-                     groups, channels, positions, max(dilation, int(settings.get("12", dilation))))  # fmt: skip
+        return Layer(
+            "conv",
+            name,
+            given,
+            outputs,
+            weights * positions,
+            weights,
+            kernel,
+            int(settings.get("3", "1")),
+            groups,
+            channels,
+            positions,
+            max(dilation, int(settings.get("12", dilation))),
+        )
     if kind in _PRODUCTS:
         return _product(kind, name, given, outputs, settings, shapes, after)
     if kind in _FREE or kind in _MEMORY:
@@ -99,9 +185,14 @@ def _layer(
 
 
 def _product(
-    kind: str, name: str, given: tuple[str, ...], outputs: tuple[str, ...], settings: dict[str, str],
-    shapes: dict[str, tuple[int, ...]], after: tuple[int, ...],
-) -> Layer:  # fmt: skip
+    kind: str,
+    name: str,
+    given: tuple[str, ...],
+    outputs: tuple[str, ...],
+    settings: dict[str, str],
+    shapes: dict[str, tuple[int, ...]],
+    after: tuple[int, ...],
+) -> Layer:
     before = shapes[given[0]]
     if kind == "InnerProduct":
         weights = int(settings["2"])

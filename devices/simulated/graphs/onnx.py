@@ -11,24 +11,118 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _ACTIVATIONS = {
-    "Relu": "relu", "Clip": "clip", "LeakyRelu": "leaky_relu", "Sigmoid": "sigmoid", "HardSigmoid": "hard_sigmoid",
-    "HardSwish": "hard_swish", "Tanh": "tanh", "Mish": "mish", "BatchNormalization": "batch_norm",
+    "Relu": "relu",
+    "Clip": "clip",
+    "LeakyRelu": "leaky_relu",
+    "Sigmoid": "sigmoid",
+    "HardSigmoid": "hard_sigmoid",
+    "HardSwish": "hard_swish",
+    "Tanh": "tanh",
+    "Mish": "mish",
+    "BatchNormalization": "batch_norm",
     "PRelu": "leaky_relu",
-}  # fmt: skip
-_FREE = frozenset({
-    "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout", "Constant", "Shape", "ConstantOfShape", "Cast",
-    "QuantizeLinear", "DequantizeLinear", "Range", "Expand",
-})  # fmt: skip
-_MEMORY = frozenset({
-    "Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Exp", "Log", "Neg", "Abs", "Erf", "Min", "Max", "Sum", "Mean", "Equal",
-    "Greater", "Less", "Where", "Not", "And", "Or", "Floor", "Ceil", "Round", "Reciprocal", "Softplus", "Softsign",
-    "Elu", "Selu", "Celu", "Gelu", "ThresholdedRelu", "Softmax", "LogSoftmax", "MaxPool", "AveragePool",
-    "GlobalAveragePool", "GlobalMaxPool", "LpPool", "Concat", "Split", "Slice", "Gather", "GatherElements", "GatherND",
-    "Transpose", "Pad", "Resize", "Upsample", "DepthToSpace", "SpaceToDepth", "ReduceMean", "ReduceSum", "ReduceMax",
-    "ReduceMin", "ReduceL2", "ReduceProd", "ArgMax", "ArgMin", "TopK", "LayerNormalization", "InstanceNormalization",
-    "GroupNormalization", "RMSNormalization", "LpNormalization", "LRN", "Tile", "CumSum", "Swish", "Sin", "Cos",
-    "NonMaxSuppression", "ScatterND", "ScatterElements", "GreaterOrEqual", "LessOrEqual", "Mod", "Trilu",
-})  # fmt: skip
+}
+_FREE = frozenset(
+    {
+        "Identity",
+        "Reshape",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Dropout",
+        "Constant",
+        "Shape",
+        "ConstantOfShape",
+        "Cast",
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "Range",
+        "Expand",
+    }
+)
+_MEMORY = frozenset(
+    {
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Pow",
+        "Sqrt",
+        "Exp",
+        "Log",
+        "Neg",
+        "Abs",
+        "Erf",
+        "Min",
+        "Max",
+        "Sum",
+        "Mean",
+        "Equal",
+        "Greater",
+        "Less",
+        "Where",
+        "Not",
+        "And",
+        "Or",
+        "Floor",
+        "Ceil",
+        "Round",
+        "Reciprocal",
+        "Softplus",
+        "Softsign",
+        "Elu",
+        "Selu",
+        "Celu",
+        "Gelu",
+        "ThresholdedRelu",
+        "Softmax",
+        "LogSoftmax",
+        "MaxPool",
+        "AveragePool",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "LpPool",
+        "Concat",
+        "Split",
+        "Slice",
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "Transpose",
+        "Pad",
+        "Resize",
+        "Upsample",
+        "DepthToSpace",
+        "SpaceToDepth",
+        "ReduceMean",
+        "ReduceSum",
+        "ReduceMax",
+        "ReduceMin",
+        "ReduceL2",
+        "ReduceProd",
+        "ArgMax",
+        "ArgMin",
+        "TopK",
+        "LayerNormalization",
+        "InstanceNormalization",
+        "GroupNormalization",
+        "RMSNormalization",
+        "LpNormalization",
+        "LRN",
+        "Tile",
+        "CumSum",
+        "Swish",
+        "Sin",
+        "Cos",
+        "NonMaxSuppression",
+        "ScatterND",
+        "ScatterElements",
+        "GreaterOrEqual",
+        "LessOrEqual",
+        "Mod",
+        "Trilu",
+    }
+)
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "ConvInteger", "QLinearConv"})
 _PRODUCTS = frozenset({"Gemm", "MatMul", "MatMulInteger", "QLinearMatMul"})
 _QUANTIZED = frozenset({"QuantizeLinear", "QLinearConv"})
@@ -115,9 +209,7 @@ class _Reader:
                 "export the network without it, or measure it",
             )
         steps = (self.shapes.get(given[0]) or [1])[0] if given else 1
-        return unknown_layer(
-            node.op_type, name, given, outputs, self.unknown, macs=elements * steps, weights=elements
-        )  # fmt: skip
+        return unknown_layer(node.op_type, name, given, outputs, self.unknown, macs=elements * steps, weights=elements)
 
     def _shape(self, name: str) -> list[int]:
         if name not in self.shapes:
@@ -146,7 +238,7 @@ class _Reader:
         dilation = max(settings["dilations"].ints) if "dilations" in settings else 1
         return Layer(
             "conv", name, given, outputs, size * positions, size, kernel, stride, groups, channels, positions, dilation
-        )  # fmt: skip
+        )
 
     def _product(
         self, node: Any, name: str, given: tuple[str, ...], outputs: tuple[str, ...], weights: list[list[int]]
@@ -165,8 +257,9 @@ def _hides_work(node: Any) -> bool:
     """Whether an operator's own graphs (the branches of If, the body of Loop) hold products or convolutions."""
     return any(
         inner.op_type in _CONVOLUTIONS | _PRODUCTS or _hides_work(inner)
-        for attribute in node.attribute for inner in attribute.g.node
-    )  # fmt: skip
+        for attribute in node.attribute
+        for inner in attribute.g.node
+    )
 
 
 def _columns(node: Any, weight: list[int]) -> int:

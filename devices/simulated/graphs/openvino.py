@@ -10,25 +10,99 @@ from .graph import Graph, Layer, UnfitError, fused, require_one_sample, unknown_
 if TYPE_CHECKING:
     from pathlib import Path
 
-_FREE = frozenset({
-    "Constant", "Parameter", "Result", "Convert", "Reshape", "Squeeze", "Unsqueeze", "ShapeOf", "FakeQuantize",
-    "Broadcast", "Range",
-})  # fmt: skip
+_FREE = frozenset(
+    {
+        "Constant",
+        "Parameter",
+        "Result",
+        "Convert",
+        "Reshape",
+        "Squeeze",
+        "Unsqueeze",
+        "ShapeOf",
+        "FakeQuantize",
+        "Broadcast",
+        "Range",
+    }
+)
 _ACTIVATIONS = {
-    "Relu": "relu", "Clamp": "clip", "PRelu": "leaky_relu", "Sigmoid": "sigmoid", "HSigmoid": "hard_sigmoid",
-    "HSwish": "hard_swish", "Tanh": "tanh", "Mish": "mish", "BatchNormInference": "batch_norm",
-}  # fmt: skip
-_MEMORY = frozenset({
-    "Add", "Subtract", "Multiply", "Divide", "Power", "Sqrt", "Exp", "Log", "Negative", "Abs", "Erf", "Minimum",
-    "Maximum", "Equal", "Greater", "Less", "Select", "SquaredDifference", "Softmax", "LogSoftmax", "MaxPool", "AvgPool",
-    "AdaptiveAvgPool", "Concat", "Split", "VariadicSplit", "StridedSlice", "Slice", "Gather", "GatherElements",
-    "Transpose", "Pad", "Interpolate", "DepthToSpace", "SpaceToDepth", "ReduceMean", "ReduceSum", "ReduceMax",
-    "ReduceMin", "ReduceL2", "TopK", "MVN", "NormalizeL2", "LRN", "Tile", "Gelu", "Swish", "Elu", "ShuffleChannels",
-    "SoftPlus", "GroupNormalization", "Sin", "Cos", "CumSum", "GatherND", "ScatterNDUpdate", "Floor",
-})  # fmt: skip
+    "Relu": "relu",
+    "Clamp": "clip",
+    "PRelu": "leaky_relu",
+    "Sigmoid": "sigmoid",
+    "HSigmoid": "hard_sigmoid",
+    "HSwish": "hard_swish",
+    "Tanh": "tanh",
+    "Mish": "mish",
+    "BatchNormInference": "batch_norm",
+}
+_MEMORY = frozenset(
+    {
+        "Add",
+        "Subtract",
+        "Multiply",
+        "Divide",
+        "Power",
+        "Sqrt",
+        "Exp",
+        "Log",
+        "Negative",
+        "Abs",
+        "Erf",
+        "Minimum",
+        "Maximum",
+        "Equal",
+        "Greater",
+        "Less",
+        "Select",
+        "SquaredDifference",
+        "Softmax",
+        "LogSoftmax",
+        "MaxPool",
+        "AvgPool",
+        "AdaptiveAvgPool",
+        "Concat",
+        "Split",
+        "VariadicSplit",
+        "StridedSlice",
+        "Slice",
+        "Gather",
+        "GatherElements",
+        "Transpose",
+        "Pad",
+        "Interpolate",
+        "DepthToSpace",
+        "SpaceToDepth",
+        "ReduceMean",
+        "ReduceSum",
+        "ReduceMax",
+        "ReduceMin",
+        "ReduceL2",
+        "TopK",
+        "MVN",
+        "NormalizeL2",
+        "LRN",
+        "Tile",
+        "Gelu",
+        "Swish",
+        "Elu",
+        "ShuffleChannels",
+        "SoftPlus",
+        "GroupNormalization",
+        "Sin",
+        "Cos",
+        "CumSum",
+        "GatherND",
+        "ScatterNDUpdate",
+        "Floor",
+    }
+)
 _CONVOLUTIONS = (
-    "Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData",
-)  # fmt: skip
+    "Convolution",
+    "GroupConvolution",
+    "ConvolutionBackpropData",
+    "GroupConvolutionBackpropData",
+)
 
 
 def read(path: Path) -> Graph:
@@ -55,9 +129,11 @@ def read(path: Path) -> Graph:
     layers = [_layer(op, constants, unknown) for op in ops if op.get_friendly_name() not in constants]
     sizes = {
         _name(port): math.prod(port.shape)
-        for op in ops if op.get_friendly_name() not in constants
-        for port in op.outputs() if port.partial_shape.is_static
-    }  # fmt: skip
+        for op in ops
+        if op.get_friendly_name() not in constants
+        for port in op.outputs()
+        if port.partial_shape.is_static
+    }
     outputs = tuple(_name(port.get_node().input_value(0)) for port in model.outputs)
     stored = sum(op.data.nbytes for op in ops if op.get_type_name() == "Constant")
     item = 1 if any(op.get_type_name() == "FakeQuantize" for op in ops) else 4
@@ -123,6 +199,16 @@ def _convolution(
         return unknown_layer(kind, title, given, outputs, unknown, macs=size * positions, weights=size)
     kernel = (weight[2], weight[3] if len(weight) > 3 else 1)  # noqa: PLR2004 - 1-D kernels have three axes
     return Layer(
-        "conv", title, given, outputs, size * positions, size, kernel, settings["strides"][0], groups,
-        (before[1], after[1]), positions, max(settings["dilations"]),
-    )  # fmt: skip
+        "conv",
+        title,
+        given,
+        outputs,
+        size * positions,
+        size,
+        kernel,
+        settings["strides"][0],
+        groups,
+        (before[1], after[1]),
+        positions,
+        max(settings["dilations"]),
+    )

@@ -41,35 +41,47 @@ def read_graph(path: Path) -> Graph:
     """
     if path.suffix not in READERS or not path.is_file():
         raise UsageError(
-            f"{path} is not an artifact", where=str(path),
+            f"{path} is not an artifact",
+            where=str(path),
             expected="an existing file; " + nearest(path.suffix, READERS),
             got="nothing at this path" if path.suffix in READERS else repr(path.suffix),
             fix="give a file of a known format",
-        )  # fmt: skip
+        )
     module, extra = READERS[path.suffix]
     try:
         graph: Graph = import_module(module, __package__).read(path)
     except ImportError as error:
         raise PluginError(
-            f"{path.name} is read by a library that this environment does not have", where=str(path),
-            expected=f"the extra {extra!r} installed", got=str(error), fix=f"pip install 'edgedistill[{extra}]'",
-        ) from error  # fmt: skip
+            f"{path.name} is read by a library that this environment does not have",
+            where=str(path),
+            expected=f"the extra {extra!r} installed",
+            got=str(error),
+            fix=f"pip install 'edgedistill[{extra}]'",
+        ) from error
     except UnfitError as error:
         raise ArtifactError(
-            f"nothing can be predicted of {path.name}: {error}", where=str(path),
-            expected="one sample, and sizes that are known before it runs", got=str(error), fix=error.fix,
-        ) from error  # fmt: skip
+            f"nothing can be predicted of {path.name}: {error}",
+            where=str(path),
+            expected="one sample, and sizes that are known before it runs",
+            got=str(error),
+            fix=error.fix,
+        ) from error
     except Exception as error:  # each library has errors of its own for a file it cannot read
         raise ArtifactError(
-            f"{path} cannot be read", where=str(path), expected=f"a valid {path.suffix} file",
+            f"{path} cannot be read",
+            where=str(path),
+            expected=f"a valid {path.suffix} file",
             got=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}",
             fix="export it again; the file may be damaged or of another format",
-        ) from error  # fmt: skip
+        ) from error
     if all(layer.kind == "free" for layer in graph.layers):
         raise ArtifactError(
-            f"nothing can be predicted of {path.name}: no layer in it takes time", where=str(path),
-            expected="a network that computes", got=f"{len(graph.layers)} layers", fix="give the whole network",
-        )  # fmt: skip
+            f"nothing can be predicted of {path.name}: no layer in it takes time",
+            where=str(path),
+            expected="a network that computes",
+            got=f"{len(graph.layers)} layers",
+            fix="give the whole network",
+        )
     return graph
 
 
@@ -99,10 +111,12 @@ def ncnn_inputs(path: Path) -> dict[str, tuple[int, ...]]:
     found = {spec["name"]: spec["shape"] for spec in agent._ncnn_inputs(layers)}  # noqa: SLF001 - as above
     if any(shape is None for shape in found.values()):
         raise ArtifactError(
-            f"{path.name} does not tell the shape of its input", where=str(path),
+            f"{path.name} does not tell the shape of its input",
+            where=str(path),
             expected="Input layers with 0=W 1=H 2=C",
-            got="none", fix="export it with EdgeDistill, or add the sizes to the Input layer's line",
-        )  # fmt: skip
+            got="none",
+            fix="export it with EdgeDistill, or add the sizes to the Input layer's line",
+        )
     return {name: tuple(shape) for name, shape in found.items()}
 
 
@@ -113,8 +127,9 @@ def _onnx_inputs(path: Path) -> list[tuple[int, ...]]:
     weights = {tensor.name for tensor in graph.initializer}
     return [
         tuple(axis.dim_value or 1 for axis in value.type.tensor_type.shape.dim)
-        for value in graph.input if value.name not in weights
-    ]  # fmt: skip
+        for value in graph.input
+        if value.name not in weights
+    ]
 
 
 def _converted(path: Path, shapes: list[tuple[int, ...]]) -> Path:
@@ -141,10 +156,12 @@ def _key(path: Path) -> str:
         tool = version("pnnx")
     except PackageNotFoundError as error:
         raise PluginError(
-            "an ONNX file is turned into one of ncnn by pnnx, which this environment does not have", where=str(path),
-            expected="the extra 'ncnn' installed", got=str(error),
+            "an ONNX file is turned into one of ncnn by pnnx, which this environment does not have",
+            where=str(path),
+            expected="the extra 'ncnn' installed",
+            got=str(error),
             fix="pip install 'edgedistill[ncnn]', or --predictor graph",
-        ) from error  # fmt: skip
+        ) from error
     digests = [file_sha256(file) for file in (path, *companions_of(path)) if file.is_file()]
     return hashlib.sha256(" ".join([tool, *digests]).encode()).hexdigest()[:32]
 
@@ -160,6 +177,9 @@ def _pnnx(path: Path, shapes: list[tuple[int, ...]], work: Path) -> None:
     if not (work / "model.ncnn.param").is_file() or not (work / "model.ncnn.bin").is_file():
         last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["nothing"]
         raise ArtifactError(
-            f"{path.name} could not be turned into a file of ncnn", where=str(path),
-            expected="operators that pnnx knows", got=last[0], fix="--predictor graph, or export to ncnn yourself",
-        )  # fmt: skip
+            f"{path.name} could not be turned into a file of ncnn",
+            where=str(path),
+            expected="operators that pnnx knows",
+            got=last[0],
+            fix="--predictor graph, or export to ncnn yourself",
+        )

@@ -10,22 +10,96 @@ from .graph import Graph, Layer, fused, require_one_sample, unknown_layer
 if TYPE_CHECKING:
     from pathlib import Path
 
-_FREE = frozenset({
-    "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "SHAPE", "QUANTIZE", "DEQUANTIZE", "CAST", "BROADCAST_TO", "RANGE",
-})  # fmt: skip
+_FREE = frozenset(
+    {
+        "RESHAPE",
+        "SQUEEZE",
+        "EXPAND_DIMS",
+        "SHAPE",
+        "QUANTIZE",
+        "DEQUANTIZE",
+        "CAST",
+        "BROADCAST_TO",
+        "RANGE",
+    }
+)
 _ACTIVATIONS = {
-    "RELU": "relu", "RELU6": "clip", "LEAKY_RELU": "leaky_relu", "LOGISTIC": "sigmoid", "HARD_SWISH": "hard_swish",
-    "TANH": "tanh", "PRELU": "leaky_relu",
-}  # fmt: skip
-_MEMORY = frozenset({
-    "ADD", "SUB", "MUL", "DIV", "POW", "SQRT", "RSQRT", "EXP", "LOG", "NEG", "ABS", "MINIMUM", "MAXIMUM", "SQUARE",
-    "SQUARED_DIFFERENCE", "SOFTMAX", "LOG_SOFTMAX", "MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "SPLIT",
-    "SPLIT_V", "SLICE", "STRIDED_SLICE", "GATHER", "GATHER_ND", "TRANSPOSE", "PAD", "PADV2", "MIRROR_PAD",
-    "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH", "MEAN", "SUM", "REDUCE_MAX",
-    "REDUCE_MIN", "REDUCE_PROD", "ARG_MAX", "ARG_MIN", "TOPK_V2", "GELU", "ELU", "PACK", "UNPACK", "TILE", "SELECT",
-    "SELECT_V2", "GREATER", "LESS", "EQUAL", "LOCAL_RESPONSE_NORMALIZATION", "L2_NORMALIZATION", "CUMSUM", "SIN", "COS",
-    "BATCH_TO_SPACE_ND", "SPACE_TO_BATCH_ND", "REVERSE_V2", "FLOOR", "GREATER_EQUAL", "LESS_EQUAL", "NOT_EQUAL",
-})  # fmt: skip
+    "RELU": "relu",
+    "RELU6": "clip",
+    "LEAKY_RELU": "leaky_relu",
+    "LOGISTIC": "sigmoid",
+    "HARD_SWISH": "hard_swish",
+    "TANH": "tanh",
+    "PRELU": "leaky_relu",
+}
+_MEMORY = frozenset(
+    {
+        "ADD",
+        "SUB",
+        "MUL",
+        "DIV",
+        "POW",
+        "SQRT",
+        "RSQRT",
+        "EXP",
+        "LOG",
+        "NEG",
+        "ABS",
+        "MINIMUM",
+        "MAXIMUM",
+        "SQUARE",
+        "SQUARED_DIFFERENCE",
+        "SOFTMAX",
+        "LOG_SOFTMAX",
+        "MAX_POOL_2D",
+        "AVERAGE_POOL_2D",
+        "CONCATENATION",
+        "SPLIT",
+        "SPLIT_V",
+        "SLICE",
+        "STRIDED_SLICE",
+        "GATHER",
+        "GATHER_ND",
+        "TRANSPOSE",
+        "PAD",
+        "PADV2",
+        "MIRROR_PAD",
+        "RESIZE_BILINEAR",
+        "RESIZE_NEAREST_NEIGHBOR",
+        "DEPTH_TO_SPACE",
+        "SPACE_TO_DEPTH",
+        "MEAN",
+        "SUM",
+        "REDUCE_MAX",
+        "REDUCE_MIN",
+        "REDUCE_PROD",
+        "ARG_MAX",
+        "ARG_MIN",
+        "TOPK_V2",
+        "GELU",
+        "ELU",
+        "PACK",
+        "UNPACK",
+        "TILE",
+        "SELECT",
+        "SELECT_V2",
+        "GREATER",
+        "LESS",
+        "EQUAL",
+        "LOCAL_RESPONSE_NORMALIZATION",
+        "L2_NORMALIZATION",
+        "CUMSUM",
+        "SIN",
+        "COS",
+        "BATCH_TO_SPACE_ND",
+        "SPACE_TO_BATCH_ND",
+        "REVERSE_V2",
+        "FLOOR",
+        "GREATER_EQUAL",
+        "LESS_EQUAL",
+        "NOT_EQUAL",
+    }
+)
 _ITEM_BYTES = {0: 4, 1: 2, 2: 4, 3: 1, 4: 8, 6: 1, 7: 2, 9: 1, 17: 0.5}
 """Of the schema's TensorType: float32, float16, int32, uint8, int64, bool, int16, int8, int4."""
 _INTEGERS = (3, 9)
@@ -48,9 +122,7 @@ def read(path: Path) -> Graph:
     model: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
     graph = model.subgraphs[0]
     codes = {number: name for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int)}
-    names = [
-        codes.get(max(code.builtinCode, code.deprecatedBuiltinCode), "CUSTOM") for code in model.operatorCodes
-    ]  # fmt: skip
+    names = [codes.get(max(code.builtinCode, code.deprecatedBuiltinCode), "CUSTOM") for code in model.operatorCodes]
     tensors = list(graph.tensors)
     for number in graph.inputs:
         require_one_sample(_text(tensors[number].name), _axes(tensors[number]))
@@ -62,8 +134,9 @@ def read(path: Path) -> Graph:
     outputs = tuple(str(n) for n in graph.outputs)
     stored = sum(
         int(_ITEM_BYTES.get(tensor.type, 4) * math.prod(_shape(tensor)))
-        for number, tensor in enumerate(tensors) if constant[number]
-    )  # fmt: skip
+        for number, tensor in enumerate(tensors)
+        if constant[number]
+    )
     integers = sum(tensors[n].type in _INTEGERS for n in activations)
     item = 1 if integers > len(activations) / 2 else 4
     inputs = tuple(str(n) for n in graph.inputs)
@@ -115,9 +188,19 @@ def _convolution(
     groups = cin if depthwise and cin > 1 else max(1, cin // weight[3]) if not depthwise else 1
     size = math.prod(weight)
     return Layer(
-        "conv", title, given, outputs, size * positions, size, (weight[1], weight[2]), settings.strideH, groups,
-        (cin, after[-1]), positions, max(settings.dilationHFactor, settings.dilationWFactor),
-    )  # fmt: skip
+        "conv",
+        title,
+        given,
+        outputs,
+        size * positions,
+        size,
+        (weight[1], weight[2]),
+        settings.strideH,
+        groups,
+        (cin, after[-1]),
+        positions,
+        max(settings.dilationHFactor, settings.dilationWFactor),
+    )
 
 
 def _axes(tensor: Any) -> list[int | None]:

@@ -24,20 +24,37 @@ DATA = Path(__file__).parents[2] / "data"
 CLUSTERS = {"all": "0", "little": "1", "big": "2"}
 """Where a run was bound to -> ncnn's `powersave`."""
 _FAMILIES = {
-    "mobilenet": "mobilenet-v1", "mobilenet_ssd": "mobilenet-v1", "mobilenet_yolo": "mobilenet-v1",
-    "mobilenet_v2": "mobilenet-v2", "mobilenetv2_yolov3": "mobilenet-v2",
-    "mnasnet": "mnasnet", "proxylessnasnet": "mnasnet",
-    "efficientnet_b0": "efficientnet", "efficientnetv2_b0": "efficientnet",
-    "shufflenet_v2": "shufflenet-v2", "nanodet_m": "shufflenet-v2", "yolo-fastestv2": "shufflenet-v2",
+    "mobilenet": "mobilenet-v1",
+    "mobilenet_ssd": "mobilenet-v1",
+    "mobilenet_yolo": "mobilenet-v1",
+    "mobilenet_v2": "mobilenet-v2",
+    "mobilenetv2_yolov3": "mobilenet-v2",
+    "mnasnet": "mnasnet",
+    "proxylessnasnet": "mnasnet",
+    "efficientnet_b0": "efficientnet",
+    "efficientnetv2_b0": "efficientnet",
+    "shufflenet_v2": "shufflenet-v2",
+    "nanodet_m": "shufflenet-v2",
+    "yolo-fastestv2": "shufflenet-v2",
     "FastestDet": "shufflenet-v2",
-    "MobileNetV1": "mobilenet-v1", "MobileNetV2": "mobilenet-v2", "ResNet50": "resnet50",
-    "MobileNetV3_large_x1_0": "mobilenet-v3", "MobileNetV3_small_x1_0": "mobilenet-v3",
-}  # fmt: skip
+    "MobileNetV1": "mobilenet-v1",
+    "MobileNetV2": "mobilenet-v2",
+    "ResNet50": "resnet50",
+    "MobileNetV3_large_x1_0": "mobilenet-v3",
+    "MobileNetV3_small_x1_0": "mobilenet-v3",
+}
 """By backbone; a network that is not named is a family of its own."""
 _CLASSES = {
-    "stem": "stem", "c3": "conv3x3", "ck": "convkxk", "c1": "conv1x1", "dw": "depthwise", "gc": "grouped",
-    "mm": "matmul", "fc": "dense", "mem": "memory",
-}  # fmt: skip
+    "stem": "stem",
+    "c3": "conv3x3",
+    "ck": "convkxk",
+    "c1": "conv1x1",
+    "dw": "depthwise",
+    "gc": "grouped",
+    "mm": "matmul",
+    "fc": "dense",
+    "mem": "memory",
+}
 
 
 @cache
@@ -74,11 +91,19 @@ def ncnn_graph(model: str) -> Graph:
         groups = min(channels) if kind == "depthwise" else 2 if kind == "grouped" else 1
         layers.append(
             Layer(
-                "conv" if convolution else kind, f"{row['type']} {number}", (before,), (after,), int(row["macs"]),
-                int(row["weight_elems"]), (kernel, kernel), stride, groups, channels,
+                "conv" if convolution else kind,
+                f"{row['type']} {number}",
+                (before,),
+                (after,),
+                int(row["macs"]),
+                int(row["weight_elems"]),
+                (kernel, kernel),
+                stride,
+                groups,
+                channels,
                 int(row["out_w"] or 1) * int(row["out_h"] or 1),
             )
-        )  # fmt: skip
+        )
     weights = 4 * sum(layer.weights for layer in layers)
     return Graph(tuple(layers), sizes, (), (), weights)
 
@@ -132,9 +157,11 @@ def anchors(times: dict[str, float], features_of: Callable[[str], Array | None])
     found = {name: features_of(name) for name in times}
     names = [name for name, features in found.items() if features is not None]
     return Anchors(
-        tuple(names), tuple(map(family, names)), np.array([found[name] for name in names], float),
+        tuple(names),
+        tuple(map(family, names)),
+        np.array([found[name] for name in names], float),
         np.array([times[name] for name in names]),
-    )  # fmt: skip
+    )
 
 
 def pixel_anchors(precision: str, device: str = "Pixel 3 (Android 10)") -> Anchors:
@@ -147,9 +174,11 @@ def pixel_anchors(precision: str, device: str = "Pixel 3 (Android 10)") -> Ancho
     settings = {name: name.split("_")[2:] for name in times}
     features = {name: graphs.features(mobilenet_v1(float(w), int(r))) for name, (w, r) in settings.items()}
     return Anchors(
-        tuple(times), tuple(f"mobilenet-v1 {width}" for width, _ in settings.values()),
-        np.array(list(features.values())), np.array(list(times.values())),
-    )  # fmt: skip
+        tuple(times),
+        tuple(f"mobilenet-v1 {width}" for width, _ in settings.values()),
+        np.array(list(features.values())),
+        np.array(list(times.values())),
+    )
 
 
 def paddle_times(soc: str, precision: str) -> dict[str, float]:

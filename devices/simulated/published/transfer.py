@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 FILE = DATA / "transfer.yaml"
 _PADDLE = (
-    ("graph", "RK3399", "rk3399"), ("graph", "Snapdragon 835", "snapdragon-835"),
+    ("graph", "RK3399", "rk3399"),
+    ("graph", "Snapdragon 835", "snapdragon-835"),
     ("graph_half", "Snapdragon 855", "snapdragon-855-plus"),
-)  # fmt: skip
+)
 KINDS = ("counts", "graph", "graph_half")
 """What was tried: counts; operator classes; these by costs of a board where ncnn computes in half floats, as the other
 runtimes do not."""
@@ -83,9 +84,11 @@ def summarise(found: list[Row]) -> Json:
     for kind in KINDS:
         ratios = np.array([row.published_ms / row.predicted_ms for row in found if row.kind == kind])
         document[kind] = {
-            "rows": len(ratios), "mdape": float(f"{np.median(np.abs(1 / ratios - 1)):.4g}"),
-            "factor": float(f"{np.median(ratios):.4g}"), "spread": float(f"{spread(ratios):.4g}"),
-        }  # fmt: skip
+            "rows": len(ratios),
+            "mdape": float(f"{np.median(np.abs(1 / ratios - 1)):.4g}"),
+            "factor": float(f"{np.median(ratios):.4g}"),
+            "spread": float(f"{spread(ratios):.4g}"),
+        }
     return document
 
 
@@ -110,7 +113,11 @@ def told(kind: str) -> str:
     """What was tried, in words."""
     found = _summary()[kind]
     rows = f"tried on {found['rows']} published rows of "
-    return rows + {
-        "counts": "TFLite", "graph": "Paddle-Lite on A72 and A73",
-        "graph_half": f"Paddle-Lite on one A76, which took {found['factor']:.1f} times as long",
-    }[kind]  # fmt: skip
+    return (
+        rows
+        + {
+            "counts": "TFLite",
+            "graph": "Paddle-Lite on A72 and A73",
+            "graph_half": f"Paddle-Lite on one A76, which took {found['factor']:.1f} times as long",
+        }[kind]
+    )

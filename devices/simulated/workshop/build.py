@@ -86,9 +86,16 @@ def _few(profiles: list[Profile]) -> Iterator[tuple[tuple[str, ...], Predictor]]
 
 
 def predictor(
-    anchors: Anchors, features: Sequence[str], prior: Array, *, few: bool = False, kernels: str | None = None,
-    method: str = "leave-one-family-out", classes: Sequence[set[str]] = (), known: tuple[str, ...] = (),
-) -> Predictor:  # fmt: skip
+    anchors: Anchors,
+    features: Sequence[str],
+    prior: Array,
+    *,
+    few: bool = False,
+    kernels: str | None = None,
+    method: str = "leave-one-family-out",
+    classes: Sequence[set[str]] = (),
+    known: tuple[str, ...] = (),
+) -> Predictor:
     """Fit and validate.
 
     `classes`: per anchor, the operator classes that take a part of its time worth the name; `known`: those that the
@@ -98,13 +105,20 @@ def predictor(
     costs, found = fit(anchors, prior, strength), validate(anchors, prior, strength)
     seen = [c for c in graphs.CLASSES if c in known or _families_with(c, anchors, classes) >= _ENOUGH]
     return Predictor(
-        costs=dict(zip(features, costs.tolist(), strict=True)), kernels=kernels, seen=tuple(seen),
-        anchors=len(anchors.names), families=len(set(anchors.families)), method=method, mdape=found.mdape,
-        within10=found.within(0.1), within20=found.within(0.2),
-        rank=found.rank if len(anchors.names) >= _ENOUGH else None, spread=max(found.spread, 1e-3),
+        costs=dict(zip(features, costs.tolist(), strict=True)),
+        kernels=kernels,
+        seen=tuple(seen),
+        anchors=len(anchors.names),
+        families=len(set(anchors.families)),
+        method=method,
+        mdape=found.mdape,
+        within10=found.within(0.1),
+        within20=found.within(0.2),
+        rank=found.rank if len(anchors.names) >= _ENOUGH else None,
+        spread=max(found.spread, 1e-3),
         coverage=float(np.mean(found.covered)),
         held_out=tuple(zip(anchors.names, found.measured_ms.tolist(), found.predicted_ms.tolist(), strict=True)),
-    )  # fmt: skip
+    )
 
 
 def _families_with(name: str, anchors: Anchors, classes: Sequence[set[str]]) -> int:
@@ -155,12 +169,22 @@ def _profile(device: Json, document: Json) -> Profile:
     provenance["memory.app_budget_mb"] = document["sources"]["S"]
     return Profile.model_validate(
         {
-            "schema": SCHEMA, "id": device["id"], "aliases": device.get("aliases", []), "name": device["name"],
-            "class": device["class"], "soc": device["soc"], "clusters": device["clusters"], "simd": device["simd"],
-            "caches_kb": device["caches_kb"], "memory": device["memory"], "status": best(b.status for b in blocks),
-            "runtimes": [block.model_dump() for block in blocks], "sustained_factor": None, "provenance": provenance,
+            "schema": SCHEMA,
+            "id": device["id"],
+            "aliases": device.get("aliases", []),
+            "name": device["name"],
+            "class": device["class"],
+            "soc": device["soc"],
+            "clusters": device["clusters"],
+            "simd": device["simd"],
+            "caches_kb": device["caches_kb"],
+            "memory": device["memory"],
+            "status": best(b.status for b in blocks),
+            "runtimes": [block.model_dump() for block in blocks],
+            "sustained_factor": None,
+            "provenance": provenance,
         }
-    )  # fmt: skip
+    )
 
 
 def _blocks(device: Json, document: Json) -> Iterator[Block]:
@@ -194,10 +218,16 @@ def _ncnn_blocks(device: Json, board: str, threads: int, cluster: str) -> Iterat
         if len(set(anchors8.families)) >= _ENOUGH:
             by_counts8 = count_predictor(anchors8, graph8, _floor(fit(anchors, prior)), device["kernels"], few=True)
     block = Block(
-        runtime="ncnn", versions="of the row's date, 2018 to 2026", threads=threads, affinity=cluster,
-        precision="float", status=_status(graph), source=source("ncnn_timings.csv"), counts=by_counts,
+        runtime="ncnn",
+        versions="of the row's date, 2018 to 2026",
+        threads=threads,
+        affinity=cluster,
+        precision="float",
+        status=_status(graph),
+        source=source("ncnn_timings.csv"),
+        counts=by_counts,
         graph=graph_predictor(graph, graphs.PRIOR),
-    )  # fmt: skip
+    )
     yield block
     if len(integer) >= _ENOUGH:
         by_graph8 = graph_predictor(graph8, _floor(fit(graph, graphs.PRIOR)), few=True, known=COMMON)
@@ -215,10 +245,15 @@ def _pixel_blocks(name: str) -> Iterator[Block]:
     for precision in kinds:
         anchors = pixel_anchors(precision, name)
         yield Block(
-            runtime="tflite", versions="of 2020, Android 10", threads=4, affinity="all", precision=precision,
-            status="calibrated", source=source("tflite_pixel3.csv"),
+            runtime="tflite",
+            versions="of 2020, Android 10",
+            threads=4,
+            affinity="all",
+            precision=precision,
+            status="calibrated",
+            source=source("tflite_pixel3.csv"),
             graph=graph_predictor(anchors, graphs.PRIOR, method="leave-one-width-out, MobileNetV1 alone"),
-        )  # fmt: skip
+        )
 
 
 def like_boards(costs: str, document: Json) -> Array:
@@ -230,8 +265,10 @@ def _shape(devices: Sequence[Json]) -> Array:
     """Mean proportions of the devices' operator-class costs, one thread, float."""
     found = [
         graph_anchors(ncnn_times(anchor["ncnn"], 1, anchor["threads"][1], "float"))
-        for device in devices for anchor in device["anchors"] if 1 in anchor.get("threads", {})
-    ]  # fmt: skip
+        for device in devices
+        for anchor in device["anchors"]
+        if 1 in anchor.get("threads", {})
+    ]
     return shared_prior([fit(a, graphs.PRIOR) for a in found], [np.median(a.features, axis=0) for a in found])
 
 
@@ -242,19 +279,29 @@ def _paddle_blocks(device: Json, soc: str, document: Json) -> Iterator[Block]:
         anchors = paddle_anchors(soc, column)
         if len(set(anchors.families)) >= _ENOUGH:
             yield Block(
-                runtime="paddle-lite", versions="2.11", threads=1, affinity="big", precision=precision,
-                status="few-shot", source=source("paddlelite.csv"),
+                runtime="paddle-lite",
+                versions="2.11",
+                threads=1,
+                affinity="big",
+                precision=precision,
+                status="few-shot",
+                source=source("paddlelite.csv"),
                 graph=graph_predictor(anchors, prior, few=True, known=COMMON),
-            )  # fmt: skip
+            )
 
 
 def _tiny_block(system: str, stack: str) -> Block:
     anchors = tiny_anchors(system)
     return Block(
-        runtime=stack, versions="of MLPerf Tiny v1.2, 2024", threads=1, affinity="all", precision="int8",
-        status="few-shot", source=source("mlperf_tiny.csv"),
+        runtime=stack,
+        versions="of MLPerf Tiny v1.2, 2024",
+        threads=1,
+        affinity="all",
+        precision="int8",
+        status="few-shot",
+        source=source("mlperf_tiny.csv"),
         graph=graph_predictor(anchors, MICRO_PRIOR, few=True, method="leave-one-network-out", known=MICRO),
-    )  # fmt: skip
+    )
 
 
 def _specification(device: Json, document: Json) -> Block:
@@ -264,11 +311,20 @@ def _specification(device: Json, document: Json) -> Block:
     per_mac = 1e-6 / (peak["gmacs"] * peak["share"])
     costs = shape / shape[graphs.FEATURES.index("conv1x1_macs")] * per_mac
     return Block(
-        runtime="ncnn", versions="any", threads=1, affinity="all", precision="float", status="spec-only",
+        runtime="ncnn",
+        versions="any",
+        threads=1,
+        affinity="all",
+        precision="float",
+        status="spec-only",
         source=f"{peak['share']:.0%} (a guess) of the data sheet's {peak['gmacs']} GMAC/s; proportions of "
         + ", ".join(peak["like"]),
         graph=Predictor(
-            costs=dict(zip(graphs.FEATURES, costs.tolist(), strict=True)), seen=COMMON, anchors=0,
-            families=0, method="none: UNVALIDATED", spread=SPECIFICATION_SPREAD,
+            costs=dict(zip(graphs.FEATURES, costs.tolist(), strict=True)),
+            seen=COMMON,
+            anchors=0,
+            families=0,
+            method="none: UNVALIDATED",
+            spread=SPECIFICATION_SPREAD,
         ),
-    )  # fmt: skip
+    )

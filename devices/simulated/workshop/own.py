@@ -48,9 +48,12 @@ def require_free(name: str, *, replace: bool) -> None:
     shipped = any(name in (profile.id, *profile.aliases) for profile in known.values()) and not own.is_file()
     if shipped or (own.is_file() and not replace):
         raise UsageError(
-            f"there is a profile {name!r} already", where=str(own if own.is_file() else shelf.SHIPPED / f"{name}.yaml"),
-            expected="a name of its own", got=name, fix="give another --name" + ("" if shipped else ", or --replace"),
-        )  # fmt: skip
+            f"there is a profile {name!r} already",
+            where=str(own if own.is_file() else shelf.SHIPPED / f"{name}.yaml"),
+            expected="a name of its own",
+            got=name,
+            fix="give another --name" + ("" if shipped else ", or --replace"),
+        )
 
 
 def calibrate(
@@ -74,47 +77,71 @@ def calibrate(
     """
     if len(rows) < LEAST or len({row["family"] for row in rows}) < LEAST:
         raise UsageError(
-            f"{len(rows)} timings are too few", where=facts["source"],
+            f"{len(rows)} timings are too few",
+            where=facts["source"],
             expected=f"{LEAST} networks of {LEAST} families or more",
-            got=", ".join(row["path"].name for row in rows) or "none", fix="add networks",
-        )  # fmt: skip
+            got=", ".join(row["path"].name for row in rows) or "none",
+            fix="add networks",
+        )
     _require_different(rows, facts)
     read = [read_graph(row["path"]) for row in rows]
     for row, graph in zip(rows, read, strict=True) if facts["given"] else ():
         _require_milliseconds(row, graph, facts)
     precision: Arithmetic = "int8" if all(graph.quantized for graph in read) else "float"
     anchors = Anchors(
-        tuple(row["path"].stem for row in rows), tuple(row["family"] for row in rows),
-        np.array([graphs.features(graph) for graph in read]), np.array([row["ms"] for row in rows]),
-    )  # fmt: skip
+        tuple(row["path"].stem for row in rows),
+        tuple(row["family"] for row in rows),
+        np.array([graphs.features(graph) for graph in read]),
+        np.array([row["ms"] for row in rows]),
+    )
     predictor = graph_predictor(anchors, like(facts["machine"]), few=True, known=COMMON)
     status: Status = "calibrated" if len(rows) >= CALIBRATED else "few-shot"
     if status == "few-shot":
         predictor = predictor.model_copy(update={"spread": max(predictor.spread, _typical_spread())})
     block = Block(
-        runtime=RUNTIMES.get(runtime, runtime), versions="as installed then", threads=threads, affinity="all",
-        precision=precision, status=status, source=facts["source"], graph=predictor,
-    )  # fmt: skip
+        runtime=RUNTIMES.get(runtime, runtime),
+        versions="as installed then",
+        threads=threads,
+        affinity="all",
+        precision=precision,
+        status=status,
+        source=facts["source"],
+        graph=predictor,
+    )
     profile = _profile(name, facts, block, app_budget_mb)
     path = shelf.write(profile, shelf.own_folder())
     return {
-        "path": str(path), "device": f"sim:{name}", "status": status, "anchors": predictor.anchors,
-        "mdape": predictor.mdape, "coverage": predictor.coverage, "interval_factor": math.exp(predictor.spread),
+        "path": str(path),
+        "device": f"sim:{name}",
+        "status": status,
+        "anchors": predictor.anchors,
+        "mdape": predictor.mdape,
+        "coverage": predictor.coverage,
+        "interval_factor": math.exp(predictor.spread),
         "networks": [{"name": n, "ms": m, "held_out_ms": p} for n, m, p in predictor.held_out],
-    }  # fmt: skip
+    }
 
 
 def _profile(name: str, facts: Json, block: Block, app_budget_mb: float | None) -> Profile:
     origin = {"source": facts["source"], "licence": "yours", "verified": True}
     return Profile.model_validate(
         {
-            "schema": SCHEMA, "id": name, "aliases": [], "name": facts["name"], "class": "own board",
-            "soc": facts["machine"], "clusters": [{"core": facts["machine"], "count": facts["cores"], "ghz": None}],
-            "simd": [], "caches_kb": None, "memory": {"ram_mb": facts["ram_mb"], "app_budget_mb": app_budget_mb},
-            "status": block.status, "runtimes": [block.model_dump()], "sustained_factor": None,
+            "schema": SCHEMA,
+            "id": name,
+            "aliases": [],
+            "name": facts["name"],
+            "class": "own board",
+            "soc": facts["machine"],
+            "clusters": [{"core": facts["machine"], "count": facts["cores"], "ghz": None}],
+            "simd": [],
+            "caches_kb": None,
+            "memory": {"ram_mb": facts["ram_mb"], "app_budget_mb": app_budget_mb},
+            "status": block.status,
+            "runtimes": [block.model_dump()],
+            "sustained_factor": None,
             "provenance": {"anchors": origin, "clusters": origin},
         }
-    )  # fmt: skip
+    )
 
 
 def like(machine: str) -> Array:
@@ -156,9 +183,12 @@ def _require_different(rows: Sequence[Json], facts: Json) -> None:
         digest = file_sha256(row["path"])
         if digest in digests:
             raise UsageError(
-                f"{row['path'].name} and {digests[digest]} are one network", where=facts["source"],
-                expected="different files", got=digest[:16], fix="keep one of them: a network twice tells nothing new",
-            )  # fmt: skip
+                f"{row['path'].name} and {digests[digest]} are one network",
+                where=facts["source"],
+                expected="different files",
+                got=digest[:16],
+                fix="keep one of them: a network twice tells nothing new",
+            )
         digests[digest] = row["path"].name
 
 
@@ -171,6 +201,8 @@ def _require_milliseconds(row: Json, graph: Graph, facts: Json) -> None:
         unit = "seconds" if row["ms"] < low else "microseconds"
         raise UsageError(
             f"{row['ms']:g} ms for {row['path'].name} ({graph.macs / 1e6:.1f} million MACs): are these {unit}?",
-            where=f"{facts['source']}, {row['path'].name}", expected=f"milliseconds, between {low:.2g} and {high:.2g}",
-            got=f"{row['ms']:g}", fix=f"give milliseconds: {row['ms'] * (1000 if unit == 'seconds' else 1e-3):g}?",
-        )  # fmt: skip
+            where=f"{facts['source']}, {row['path'].name}",
+            expected=f"milliseconds, between {low:.2g} and {high:.2g}",
+            got=f"{row['ms']:g}",
+            fix=f"give milliseconds: {row['ms'] * (1000 if unit == 'seconds' else 1e-3):g}?",
+        )

@@ -42,7 +42,9 @@ def remake() -> list[Path]:
 def _model(runtime: str, anchors: Anchors, base_bytes: float) -> Json:
     costs, found = memory.fitted(runtime, anchors)
     return {
-        "costs": {name: float(f"{cost:.5g}") for name, cost in costs.items()}, "base_bytes": base_bytes,
-        "anchors": len(anchors.names), "mdape": float(f"{found.mdape:.4g}"),
+        "costs": {name: float(f"{cost:.5g}") for name, cost in costs.items()},
+        "base_bytes": base_bytes,
+        "anchors": len(anchors.names),
+        "mdape": float(f"{found.mdape:.4g}"),
         "within20": float(f"{found.within(0.2):.4g}"),
-    }  # fmt: skip
+    }

@@ -70,19 +70,23 @@ def validation() -> Json:
     hosted = {run.device: with_host(run) for run in one}
     rows = [
         {
-            "device": run.device, "networks": len(by_counts[run.device].errors),
-            "counts": _figures(by_counts[run.device]), "graph": _figures(by_graph[run.device]),
-            "graph_with_host": hosted[run.device][0], "coverage_with_host": float(np.mean(hosted[run.device][1])),
+            "device": run.device,
+            "networks": len(by_counts[run.device].errors),
+            "counts": _figures(by_counts[run.device]),
+            "graph": _figures(by_graph[run.device]),
+            "graph_with_host": hosted[run.device][0],
+            "coverage_with_host": float(np.mean(hosted[run.device][1])),
             "few_shot": few[run.device],
             "counts_4_threads": with_four[run.device].mdape if run.device in with_four else None,
         }
         for run in one
-    ]  # fmt: skip
+    ]
     return {
         "boards": rows,
         "four_threads_alone": {name: found.mdape for name, found in with_four.items() if name not in by_counts},
         "summary": {
-            "counts": _over_boards(by_counts), "graph": _over_boards(by_graph),
+            "counts": _over_boards(by_counts),
+            "graph": _over_boards(by_graph),
             "counts_4_threads": _over_boards(with_four),
             "graph_4_threads": _over_boards(graph_four),
             "graph_with_host": float(np.median([error for error, _ in hosted.values()])),
@@ -90,26 +94,34 @@ def validation() -> Json:
             "few_shot": float(np.median(list(few.values()))),
         },
         "pixel_3": {kind: validate(pixel_anchors(kind), graphs.PRIOR).mdape for kind in ("float", "int8")},
-        "int8": int8(), "transfer": _transfer(), "memory": _memory(),
-    }  # fmt: skip
+        "int8": int8(),
+        "transfer": _transfer(),
+        "memory": _memory(),
+    }
 
 
 def _figures(found: Validation) -> Json:
     return {
-        "mdape": found.mdape, "within10": found.within(0.1), "within20": found.within(0.2), "rank": found.rank,
-        "coverage": float(np.mean(found.covered)), "spread": found.spread,
-    }  # fmt: skip
+        "mdape": found.mdape,
+        "within10": found.within(0.1),
+        "within20": found.within(0.2),
+        "rank": found.rank,
+        "coverage": float(np.mean(found.covered)),
+        "spread": found.spread,
+    }
 
 
 def _over_boards(found: dict[str, Validation]) -> Json:
     """The median board, and the share of all networks in their intervals."""
     every = list(found.values())
     return {
-        "boards": len(every), "networks": sum(len(one.errors) for one in every),
-        "mdape": float(np.median([one.mdape for one in every])), "worst": max(one.mdape for one in every),
+        "boards": len(every),
+        "networks": sum(len(one.errors) for one in every),
+        "mdape": float(np.median([one.mdape for one in every])),
+        "worst": max(one.mdape for one in every),
         "rank": float(np.median([one.rank for one in every])),
         "coverage": float(np.mean(np.concatenate([one.covered for one in every]))),
-    }  # fmt: skip
+    }
 
 
 def with_host(run: Run) -> tuple[float, Array]:
@@ -166,11 +178,15 @@ def _transfer() -> Json:
     rows = tried(profiles())
     told = [
         {
-            "device": row.device, "network": row.network, "runtime": row.runtime, "predictor": row.predictor,
-            "published_ms": row.published_ms, "predicted_ms": row.predicted_ms,
+            "device": row.device,
+            "network": row.network,
+            "runtime": row.runtime,
+            "predictor": row.predictor,
+            "published_ms": row.published_ms,
+            "predicted_ms": row.predicted_ms,
         }
         for row in rows
-    ]  # fmt: skip
+    ]
     return {"rows": told, "summary": summarise(rows)}
 
 

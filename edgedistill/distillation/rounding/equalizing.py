@@ -25,10 +25,24 @@ if TYPE_CHECKING:
 _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 _WEIGHTED = _CONVOLUTIONS | {"linear"}
 _SCALE_FREE = {
-    "relu", "leaky_relu", "max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d",
-    "adaptive_avg_pool2d", "adaptive_max_pool2d", "mean", "clone", "detach", "alias", "view", "reshape", "flatten",
+    "relu",
+    "leaky_relu",
+    "max_pool1d",
+    "max_pool2d",
+    "avg_pool1d",
+    "avg_pool2d",
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_max_pool2d",
+    "mean",
+    "clone",
+    "detach",
+    "alias",
+    "view",
+    "reshape",
+    "flatten",
     "squeeze",
-}  # fmt: skip
+}
 """f(s x) = s f(x) for s > 0, channel by channel, as long as axis 1 stays the channels."""
 _MOST = 1e3
 """Largest scale against the middle one: a channel that is nearly dead is no measure."""

@@ -12,24 +12,80 @@ from edgedistill.errors import ModelError
 from edgedistill.models.graph import operator_name
 
 WEIGHT_AXIS = {
-    "conv1d": 0, "conv2d": 0, "conv3d": 0, "linear": 0, "conv_transpose1d": 1, "conv_transpose2d": 1,
-    "matmul": -1, "mm": -1,
-}  # fmt: skip
+    "conv1d": 0,
+    "conv2d": 0,
+    "conv3d": 0,
+    "linear": 0,
+    "conv_transpose1d": 1,
+    "conv_transpose2d": 1,
+    "matmul": -1,
+    "mm": -1,
+}
 """Operators with weights as their second argument -> axis of the output channels."""
 _COMPUTES = {
-    *WEIGHT_AXIS, "addmm", "bmm", "baddbmm", "scaled_dot_product_attention", "add", "sub", "mul", "div", "relu",
-    "relu6", "hardtanh", "clamp", "hardswish", "hardsigmoid", "silu", "sigmoid", "tanh", "gelu", "leaky_relu", "elu",
-    "prelu", "mean", "sum", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "avg_pool1d", "avg_pool2d", "layer_norm",
-    "group_norm", "softmax", "cat", "stack", "upsample_bilinear2d", "embedding",
-}  # fmt: skip
+    *WEIGHT_AXIS,
+    "addmm",
+    "bmm",
+    "baddbmm",
+    "scaled_dot_product_attention",
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "relu",
+    "relu6",
+    "hardtanh",
+    "clamp",
+    "hardswish",
+    "hardsigmoid",
+    "silu",
+    "sigmoid",
+    "tanh",
+    "gelu",
+    "leaky_relu",
+    "elu",
+    "prelu",
+    "mean",
+    "sum",
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "avg_pool1d",
+    "avg_pool2d",
+    "layer_norm",
+    "group_norm",
+    "softmax",
+    "cat",
+    "stack",
+    "upsample_bilinear2d",
+    "embedding",
+}
 """Operators whose results integer files store in 8 bits."""
 _CLAMPS = {"relu", "relu6", "hardtanh", "clamp"}
 """Fused into the operator before them: only the result is ever stored."""
 _MOVES = {
-    "view", "reshape", "permute", "transpose", "t", "flatten", "squeeze", "unsqueeze", "expand", "clone", "contiguous",
-    "max_pool1d", "max_pool2d", "slice", "select", "alias", "pixel_shuffle", "detach", "adaptive_max_pool2d",
-    "upsample_nearest2d", "constant_pad_nd", "pad",
-}  # fmt: skip
+    "view",
+    "reshape",
+    "permute",
+    "transpose",
+    "t",
+    "flatten",
+    "squeeze",
+    "unsqueeze",
+    "expand",
+    "clone",
+    "contiguous",
+    "max_pool1d",
+    "max_pool2d",
+    "slice",
+    "select",
+    "alias",
+    "pixel_shuffle",
+    "detach",
+    "adaptive_max_pool2d",
+    "upsample_nearest2d",
+    "constant_pad_nd",
+    "pad",
+}
 """Operators that hand values on: their results share the range of their input."""
 _BATCH_NORM = "_native_batch_norm_legit_no_training"
 

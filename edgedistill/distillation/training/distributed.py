@@ -106,9 +106,12 @@ def _start(devices: int) -> list[subprocess.Popen[bytes]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     common = {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(devices),
-        "LOCAL_WORLD_SIZE": str(devices), "TORCHELASTIC_RUN_ID": f"edgedistill-{os.getpid()}",
-    }  # fmt: skip
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(devices),
+        "LOCAL_WORLD_SIZE": str(devices),
+        "TORCHELASTIC_RUN_ID": f"edgedistill-{os.getpid()}",
+    }
     environments = [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(devices)]
     os.environ.update(environments[0])
     command = [sys.executable, "-m", "edgedistill.distillation.training.distributed"]

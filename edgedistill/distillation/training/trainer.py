@@ -389,6 +389,9 @@ def _optimizer(parameters: list[nn.Parameter], settings: Train) -> torch.optim.O
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(trained, settings.learning_rate, weight_decay=settings.weight_decay)
     return torch.optim.SGD(
-        trained, settings.learning_rate, settings.momentum,
-        nesterov=settings.momentum > 0, weight_decay=settings.weight_decay,
-    )  # fmt: skip
+        trained,
+        settings.learning_rate,
+        settings.momentum,
+        nesterov=settings.momentum > 0,
+        weight_decay=settings.weight_decay,
+    )

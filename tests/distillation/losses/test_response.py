@@ -227,9 +227,17 @@ CASES: dict[str, tuple[Loss, Formula]] = {
 EVERY = pytest.mark.parametrize("name", CASES)
 # Those that a perfect copy of the teacher costs nothing.
 COPYABLE = [
-    "soft targets", "decoupled", "decoupled, weighted", "dist", "dist, weighted", "standardised", "multi-level",
-    "logit mse", "binary", "regression",
-]  # fmt: skip
+    "soft targets",
+    "decoupled",
+    "decoupled, weighted",
+    "dist",
+    "dist, weighted",
+    "standardised",
+    "multi-level",
+    "logit mse",
+    "binary",
+    "regression",
+]
 
 
 def _value_and_gradient(name: str, student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
