@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgedistill.types import BenchmarkResult, Json
+    from edgedistill.types import AgentAnswer, Json
 
 REQUIRES: tuple[str, ...] = ()
 _STEADY = 0.02
 
 
-def measure(results: Sequence[BenchmarkResult]) -> Json:
+def measure(results: Sequence[AgentAnswer]) -> Json:
     """`instructions` per inference, `kernels` the core got, perhaps `caches`, and where the raw counts lie.
 
     Nothing for a device that counts none. A spread of more than 2% between inferences is told.

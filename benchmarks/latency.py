@@ -11,7 +11,7 @@ from edgedistill.statistics.latency import early_stopping_p90, summarize_ms
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgedistill.types import Array, BenchmarkResult, Json
+    from edgedistill.types import AgentAnswer, Array, Json
 
 REQUIRES: tuple[str, ...] = ()
 _UNSTABLE = 1.25
@@ -26,7 +26,7 @@ _FEWEST = 64
 """So many samples bound a 90th percentile; where only summaries are told, as many are asked for."""
 
 
-def measure(results: Sequence[BenchmarkResult]) -> Json:
+def measure(results: Sequence[AgentAnswer]) -> Json:
     """Percentiles over all rounds' samples, the medians of each round, and the stages before them.
 
     Load and first-inference times are medians over the rounds, each a fresh process. `percentiles_ms` holds the 0th
@@ -60,12 +60,12 @@ def measure(results: Sequence[BenchmarkResult]) -> Json:
     }
 
 
-def _told_by_device(results: Sequence[BenchmarkResult]) -> list[str]:
+def _told_by_device(results: Sequence[AgentAnswer]) -> list[str]:
     """What the device itself says against its figures, in any round."""
     return list(dict.fromkeys(flag for result in results for flag in result.document.get("device_flags", [])))
 
 
-def _stages(results: Sequence[BenchmarkResult]) -> Json:
+def _stages(results: Sequence[AgentAnswer]) -> Json:
     """What came before the stream, as far as it was told: the runtimes' own programs do not tell all of it."""
     documents = [result.document for result in results]
     names = ("import_ms", "load_cold_ms", "load_warm_ms", "first_inference_ms", "runtime_p50_ms")
@@ -80,7 +80,7 @@ def _stages(results: Sequence[BenchmarkResult]) -> Json:
     return found
 
 
-def _of_summaries(results: Sequence[BenchmarkResult]) -> Json:
+def _of_summaries(results: Sequence[AgentAnswer]) -> Json:
     """From the rounds' own summaries, where single latencies are not told; nothing for an emulated device.
 
     Counts, extremes, mean and deviation are those of all rounds together, percentiles medians over the rounds. A figure
@@ -132,7 +132,7 @@ def _throttled(rounds: Sequence[Array]) -> list[str]:
     return [f"throttled: the last third of a round takes {np.median(trends):.2f} x its first (median of {len(trends)})"]
 
 
-def _contended(results: Sequence[BenchmarkResult]) -> list[str]:
+def _contended(results: Sequence[AgentAnswer]) -> list[str]:
     """Whether others took the cores: stolen time, threads that queued, more threads ready than there are cores.
 
     Where the kernel tells no queueing times, what a stream of one thread was not on its core counts for that.

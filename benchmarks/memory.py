@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgedistill.types import BenchmarkResult, Json
+    from edgedistill.types import AgentAnswer, Json
 
 REQUIRES: tuple[str, ...] = ()
 STAGES = ("baseline", "after_import", "after_load", "peak")
 
 
-def measure(results: Sequence[BenchmarkResult]) -> Json:
+def measure(results: Sequence[AgentAnswer]) -> Json:
     """Median over the rounds, in bytes: Python and numpy alone, runtime imported, model loaded, highest ever.
 
     Of the runtimes' own programs only the peak is known, of some not even that. Nothing for a microcontroller, which

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgedistill.types import BenchmarkResult, Json
+    from edgedistill.types import AgentAnswer, Json
 
 REQUIRES: tuple[str, ...] = ()
 
 
-def measure(results: Sequence[BenchmarkResult]) -> Json:
+def measure(results: Sequence[AgentAnswer]) -> Json:
     """`arena_bytes` of `sram_bytes`, `flash_bytes` of `flash_size_bytes`, `fits` and the reasons.
 
     Nothing for a device that is no microcontroller. A file that does not fit is a flag, and no valid measurement.

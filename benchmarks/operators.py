@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgedistill.types import BenchmarkResult, Json
+    from edgedistill.types import AgentAnswer, Json
 
 REQUIRES: tuple[str, ...] = ()
 
 
-def measure(results: Sequence[BenchmarkResult]) -> Json:
+def measure(results: Sequence[AgentAnswer]) -> Json:
     """`operators`: name, type, milliseconds an inference and share, in the file's order.
 
     `ms` is the median over the rounds of each round's mean, `least_ms` the fastest inference of all.

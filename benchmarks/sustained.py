@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgedistill.types import BenchmarkResult, Json
+    from edgedistill.types import AgentAnswer, Json
 
 REQUIRES: tuple[str, ...] = ()
 _THROTTLED = 1.10
 
 
-def measure(results: Sequence[BenchmarkResult]) -> Json:
+def measure(results: Sequence[AgentAnswer]) -> Json:
     """`sustained`: the minutes of the first round that has them, and the last minute's p50 over the first's.
 
     Nothing where no such stream was asked for.

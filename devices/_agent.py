@@ -9,10 +9,10 @@ from edgedistill.errors import ArtifactError, DeviceError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgedistill.types import BenchmarkJob, Json
+    from edgedistill.types import AgentCall, Json
 
 
-def arguments_of(job: BenchmarkJob, artifact: str, inputs: str | None, outputs: str | None) -> list[str]:
+def arguments_of(job: AgentCall, artifact: str, inputs: str | None, outputs: str | None) -> list[str]:
     """The agent's arguments, its files under the names that they have where it runs."""
     arguments = [artifact, "--runtime", job.runtime, "--threads", str(job.threads), "--warmup", str(job.warmup_s)]
     arguments += ["--queries", str(job.min_queries), "--duration", str(job.min_duration_s)]
@@ -25,12 +25,12 @@ def arguments_of(job: BenchmarkJob, artifact: str, inputs: str | None, outputs: 
     return arguments
 
 
-def time_limit_s(job: BenchmarkJob) -> float:
+def time_limit_s(job: AgentCall) -> float:
     """Within which the agent must answer."""
     return job.timeout_s + 60 * job.sustained_min
 
 
-def hung(job: BenchmarkJob) -> DeviceError:
+def hung(job: AgentCall) -> DeviceError:
     """The error for an agent that did not."""
     return DeviceError(
         f"{job.artifact.name} did not finish in {job.runtime}",
@@ -41,7 +41,7 @@ def hung(job: BenchmarkJob) -> DeviceError:
     )
 
 
-def raise_refusal(document: Json, job: BenchmarkJob, cores: Sequence[int]) -> None:
+def raise_refusal(document: Json, job: AgentCall, cores: Sequence[int]) -> None:
     """Tell what the agent refused, if it did.
 
     Raises:

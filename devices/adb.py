@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from edgedistill.errors import UsageError, nearest
-from edgedistill.types import BenchmarkResult, DeviceInfo
+from edgedistill.types import AgentAnswer, DeviceInfo, Source, Traits
 
 from ._remote.adb_call import MACHINES, attached, properties, require_ready, run_tool
 from ._remote.described import AdbBoard, adb_boards
@@ -19,11 +19,11 @@ from ._remote.programs import FIGURES, TOOLS, Tool
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgedistill.types import BenchmarkJob, Json
+    from edgedistill.types import AgentCall, Json
 
 REQUIRES: tuple[str, ...] = ()
 SCHEME = "adb"
-AGENT = False
+TRAITS = Traits(Source.MEASURED, computes=False)
 """No outputs and perhaps no single latencies: recipes cannot be proved on such a device."""
 
 
@@ -72,7 +72,7 @@ def runtimes(device_id: str) -> dict[str, str]:
     return found
 
 
-def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
+def run(device_id: str, job: AgentCall) -> AgentAnswer:
     """Push the program and the artifact, run it, read its output.
 
     Raises:
@@ -87,10 +87,10 @@ def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
     binary = getattr(board, tool.key)
     _require_abi(binary, told.get("ro.product.cpu.abilist", told.get("ro.product.cpu.abi", "")), tool, board)
     reading, cores = run_tool(board, tool, binary, job, lambda text: sys.stderr.write(f"{board.id}: {text}\n"))
-    return BenchmarkResult(device_id, _document(tool, job, told, reading, cores))
+    return AgentAnswer(device_id, _document(tool, job, told, reading, cores))
 
 
-def _document(tool: Tool, job: BenchmarkJob, told: Json, reading: Json, cores: list[int]) -> Json:
+def _document(tool: Tool, job: AgentCall, told: Json, reading: Json, cores: list[int]) -> Json:
     """The reading under the names of the agent's document, as far as it goes."""
     kept = ("latency_ns", "latency_summary_ms", "first_inference_ms")
     peak = {"memory_bytes": {"peak": round(reading["peak_bytes"])}} if "peak_bytes" in reading else {}
@@ -135,7 +135,7 @@ def _described(serial: str) -> AdbBoard:
     return adb_boards().get(serial) or AdbBoard(serial)
 
 
-def _tool(device_id: str, job: BenchmarkJob) -> Tool:
+def _tool(device_id: str, job: AgentCall) -> Tool:
     """The program for a job that one can do."""
     available = runtimes(device_id)
     for wanted, option in (

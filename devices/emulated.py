@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgedistill.types import Source, Traits
+
 from ._arm import device
 from ._arm import install as installing
 from ._arm.cores import CORES
 from ._arm.layout import layout, pins
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from edgedistill.types import BenchmarkJob, BenchmarkResult, DeviceInfo, Json
+    from edgedistill.events import Events
+    from edgedistill.types import AgentAnswer, AgentCall, DeviceInfo, Json
 
 REQUIRES: tuple[str, ...] = ()
 SCHEME = "arm"
-SOURCE = "emulated"
-RUNTIMES = device.RUNTIMES[SCHEME]
+TRAITS = Traits(Source.EMULATED, runtimes=device.RUNTIMES[SCHEME])
 
 
 def describe(device_id: str) -> DeviceInfo:
@@ -25,19 +25,19 @@ def describe(device_id: str) -> DeviceInfo:
     return device.describe(device_id)
 
 
-def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
+def run(device_id: str, job: AgentCall) -> AgentAnswer:
     """Run the agent in the guest (see `_arm/device.py` for what is raised)."""
     return device.run(device_id, job)
 
 
-def setup(on_step: Callable[[int, int, str], None], *, again: bool = False) -> Json:
+def setup(events: Events, *, again: bool = False) -> Json:
     """Install the emulator for both schemes; `status()` afterwards, with `changed`.
 
     Raises:
         UsageError: this machine lacks what it takes.
         DeviceError: something could not be fetched or does not run.
     """
-    changed = installing.install(layout(), pins(), on_step, again=again)
+    changed = installing.install(layout(), pins(), events, again=again)
     return {**status(), "changed": changed}
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgedistill.types import Source, Traits
+
 from ._arm import device
 
 if TYPE_CHECKING:
-    from edgedistill.types import BenchmarkJob, BenchmarkResult, DeviceInfo
+    from edgedistill.types import AgentAnswer, AgentCall, DeviceInfo
 
 REQUIRES: tuple[str, ...] = ()
 SCHEME = "armv7"
-SOURCE = "emulated"
-RUNTIMES = device.RUNTIMES[SCHEME]
+TRAITS = Traits(Source.EMULATED, runtimes=device.RUNTIMES[SCHEME])
 
 
 def describe(device_id: str) -> DeviceInfo:
@@ -20,6 +21,6 @@ def describe(device_id: str) -> DeviceInfo:
     return device.describe(device_id)
 
 
-def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
+def run(device_id: str, job: AgentCall) -> AgentAnswer:
     """Run the agent in the guest (see `_arm/device.py` for what is raised)."""
     return device.run(device_id, job)

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 
 import edgedistill.agent
 from edgedistill.errors import DeviceError, UsageError
-from edgedistill.types import BenchmarkResult, DeviceInfo
+from edgedistill.types import AgentAnswer, DeviceInfo, Source, Traits
 
 from ._agent import arguments_of, hung, raise_refusal, time_limit_s
 
 if TYPE_CHECKING:
-    from edgedistill.types import BenchmarkJob, Json
+    from edgedistill.types import AgentCall, Json
 
 REQUIRES = ("psutil",)
 SCHEME = "cpu"
+TRAITS = Traits(Source.MEASURED)
 
 
 def describe(device_id: str) -> DeviceInfo:
@@ -53,7 +54,7 @@ def _require(device_id: str) -> None:
         )
 
 
-def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
+def run(device_id: str, job: AgentCall) -> AgentAnswer:
     """Run the agent on a job.
 
     Raises:
@@ -62,10 +63,10 @@ def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
         DeviceError: the agent crashed, hung, or said nothing that can be read.
     """
     _require(device_id)
-    return BenchmarkResult(device_id, run_agent(Path(edgedistill.agent.__file__), job))
+    return AgentAnswer(device_id, run_agent(Path(edgedistill.agent.__file__), job))
 
 
-def run_agent(agent: Path, job: BenchmarkJob) -> Json:
+def run_agent(agent: Path, job: AgentCall) -> Json:
     """The document of an agent's file, run in a fresh process; raises as `run`."""
     inputs, outputs = (str(path) if path is not None else None for path in (job.inputs, job.outputs))
     command = [sys.executable, "-P", str(agent), *arguments_of(job, str(job.artifact), inputs, outputs)]

@@ -15,17 +15,19 @@ import edgedistill.agent
 from edgedistill.agent import OPENERS
 from edgedistill.companions import companions_of
 from edgedistill.errors import DeviceError, UsageError, nearest
-from edgedistill.types import BenchmarkResult, DeviceInfo, file_sha256
+from edgedistill.events import QUIET
+from edgedistill.types import AgentAnswer, DeviceInfo, Source, Traits, file_sha256
 
 from ._agent import arguments_of, hung, raise_refusal, time_limit_s
 from ._remote.described import find_ssh_board, ssh_boards, ssh_hosts, unknown
 from ._remote.ssh_call import call
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from edgedistill.errors import EdgeDistillError
-    from edgedistill.types import BenchmarkJob, Json
+    from edgedistill.events import Events
+    from edgedistill.types import AgentCall, Json
 
     from ._remote.described import SshBoard
     from ._remote.ssh_call import Call
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 REQUIRES: tuple[str, ...] = ()
 SCHEME = "ssh"
 _INSTALL_S = 1800.0
+TRAITS = Traits(Source.MEASURED)
 _OUTPUTS = "outputs.npz"
 _INPUTS = "inputs.npz"
 
@@ -65,7 +68,7 @@ def runtimes(device_id: str) -> dict[str, str]:
     return {name: version for name, version in found.items() if not board.runtimes or name in board.runtimes}
 
 
-def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
+def run(device_id: str, job: AgentCall) -> AgentAnswer:
     """Push what the board does not have yet, run the agent there, fetch its document and outputs.
 
     `board` in the document's facts tells the processor, governors and temperatures before and after.
@@ -99,7 +102,7 @@ def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
     held = told.pop("held_s")
     facts = {**document["facts"], "board": told}
     flags = _throttled(told)
-    return BenchmarkResult(device_id, {**document, "facts": facts, "board_held_s": held, "device_flags": flags})
+    return AgentAnswer(device_id, {**document, "facts": facts, "board_held_s": held, "device_flags": flags})
 
 
 def _throttled(told: Json) -> list[str]:
@@ -114,7 +117,7 @@ def bootstrap(
     device_id: str,
     wanted: Sequence[str],
     wheels: Path | None,
-    on_step: Callable[[str], None] = lambda _: None,
+    events: Events = QUIET,
 ) -> Json:
     """Install runtimes on the board, in a venv in its workdir; the versions that are there afterwards.
 
@@ -123,7 +126,7 @@ def bootstrap(
         wanted: runtimes, perhaps with a version (`onnxruntime==1.16.3`); without one, that of this machine is taken.
             None given: those that devices.toml names for the board.
         wheels: folder of wheels, for boards that reach no package index.
-        on_step: told each step.
+        events: told each step, as a note.
 
     Raises:
         UsageError: an unknown runtime, none at all, or no wheels in the folder.
@@ -150,7 +153,7 @@ def bootstrap(
     }
     with call(board, request) as made:
         by_digest = {one["sha256"]: files[one["name"]] for one in request["wheels"]}
-        done = _converse(made, board, by_digest, _INSTALL_S, None, on_step)
+        done = _converse(made, board, by_digest, _INSTALL_S, None, events)
     return {"id": board.id, "python": done["python"], "venv": done["venv"], "versions": done["versions"]}
 
 
@@ -186,8 +189,8 @@ def _converse(
     board: SshBoard,
     files: Mapping[str, Path],
     running_s: float,
-    job: BenchmarkJob | None,
-    on_step: Callable[[str], None] = lambda _: None,
+    job: AgentCall | None,
+    events: Events = QUIET,
 ) -> Json:
     """Answer the board's events until it is done."""
     waits = {"waiting": board.lock_timeout_s, "running": running_s}
@@ -204,7 +207,7 @@ def _converse(
         elif told["event"] == "waiting":
             sys.stderr.write(f"{board.id}: waiting for {told['holder']}\n")
         elif told["event"] == "step":
-            on_step(told["title"])
+            events.note(told["title"])
 
 
 def _fetch(made: Call, count: int, path: Path) -> None:
@@ -255,7 +258,7 @@ def _missing(board: SshBoard, what: str, runtime: str) -> DeviceError:
     )
 
 
-def _failure(told: Json, board: SshBoard, job: BenchmarkJob | None) -> EdgeDistillError:
+def _failure(told: Json, board: SshBoard, job: AgentCall | None) -> EdgeDistillError:
     """What the board could not do, as an error."""
     code, message, where = told["code"], told["message"], f"device: {board.id}"
     if code == "timeout" and job is not None:

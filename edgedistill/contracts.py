@@ -1,27 +1,36 @@
-"""What a plug-in must have, and what it may offer besides: Protocols, nothing else."""
+"""What a plug-in must have, and what it may offer besides: Protocols, nothing else.
+
+A shelf's Protocol is what every plug-in on it has. A capability is a Protocol of verbs that go together: a plug-in has
+all of them or none, with these parameters (`edgedistill/plugins.py` checks, `edgedistill plugins` tells).
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from edgedistill.events import Events
     from edgedistill.types import (
+        AgentAnswer,
+        AgentCall,
         Array,
         Artifact,
-        BenchmarkJob,
-        BenchmarkResult,
         Check,
         DeviceInfo,
+        Inventory,
         Json,
         MacCount,
+        Operator,
         Precision,
-        Scheme,
+        QuantizationScheme,
         Signature,
+        TracedTensor,
+        TrainedRange,
+        Traits,
     )
-
 
 Shelf = Literal["exporters", "devices", "benchmarks"]
 
@@ -36,14 +45,6 @@ class Exporter(Protocol):
         PRECISIONS: what it can write.
         SUFFIX: ending of the main file, `.onnx`.
         RUNNER: (file name in the bundle, path of the stand-alone script that runs such a file).
-
-    An exporter of files with activations in integers may also have
-    `quantize_trained(artifact, trained, samples, out, precision, *, float_ends)`: a copy of an fp32 artifact with the
-    ranges that quantisation-aware training found (`TrainedRange`).
-
-    It may also tell of operators: `inventory(artifact)`, an Inventory read without the runtime; `refusals(artifact)`,
-    runtime -> why it must not be given the file; `foresee(model, signature, examples, opset)`, the operators of a model
-    that is to be converted, with those that the format refuses (never one that it takes).
     """
 
     REQUIRES: tuple[str, ...]
@@ -75,7 +76,7 @@ class Exporter(Protocol):
         precision: Precision,
         calibration: Mapping[str, Array],
         out: Path,
-        scheme: Scheme | None = None,
+        scheme: QuantizationScheme | None = None,
     ) -> Artifact:
         """Write a quantised copy of an fp32 artifact into `out`; calibration: input name -> samples.
 
@@ -83,7 +84,7 @@ class Exporter(Protocol):
         """
         ...
 
-    def schemes(self, precision: Precision) -> tuple[Scheme, ...]:
+    def schemes(self, precision: Precision) -> tuple[QuantizationScheme, ...]:
         """The ways to a precision that are worth measuring, the default first."""
         ...
 
@@ -100,30 +101,205 @@ class Exporter(Protocol):
         ...
 
 
+class TrainsRanges(Protocol):
+    """An exporter of files with activations in integers that takes ranges which were trained."""
+
+    def quantize_trained(
+        self,
+        artifact: Artifact,
+        trained: Sequence[TrainedRange],
+        samples: Mapping[str, Array],
+        out: Path,
+        precision: Precision,
+        *,
+        float_ends: bool,
+    ) -> Artifact:
+        """A copy of an fp32 artifact with the ranges that quantisation-aware training found."""
+        ...
+
+
+class TellsOperators(Protocol):
+    """An exporter that knows what its runtimes refuse."""
+
+    def inventory(self, artifact: Artifact) -> Inventory:
+        """What the file is made of, and which runtimes must not be given it; read without a runtime."""
+        ...
+
+    def foresee(
+        self, model: Any, signature: Signature, examples: Mapping[str, Array] | None, opset: int | None
+    ) -> list[Operator]:
+        """The operators of a model that is to be converted, with those that the format refuses, never one it takes."""
+        ...
+
+
+class ShowsTensors(Protocol):
+    """An exporter that gives the value of every tensor of its files."""
+
+    def tensors(self, artifact: Artifact, runtime: str, inputs: Path) -> list[TracedTensor]:
+        """Every tensor for the one sample of an .npz, in the order of the graph."""
+        ...
+
+
+class KeepsMetadata(Protocol):
+    """An exporter whose format has a place for metadata."""
+
+    def embed(self, path: Path, metadata: Json) -> None:
+        """Write a document into the file; the same document gives the same bytes."""
+        ...
+
+    def metadata(self, path: Path) -> Json | None:
+        """What the file holds of our metadata; None: nothing."""
+        ...
+
+
+class HasReference(Protocol):
+    """An exporter of whose runtimes one is the reference that the others must agree with.
+
+    Attributes:
+        REFERENCE: that runtime.
+    """
+
+    REFERENCE: str
+
+    def output_steps(self, path: Path) -> list[float]:
+        """For each output one step of its quantisation, in units of the output; 0 for one in float."""
+        ...
+
+
 class Device(Protocol):
     """A place where artifacts run.
 
     Attributes:
         REQUIRES: import names of the libraries it needs.
         SCHEME: what its ids begin with: `cpu`, or `ssh` for `ssh:NAME`.
-
-    A plug-in may also have SOURCE ("emulated": nothing there is timed), RUNTIMES (those it has, where it has not all),
-    OWN_RUNTIMES (format -> runtimes that no exporter names) and REFERENCES (what these are compared with here).
-
-    It may also tell what it has: `devices()`, ids that users may name, without touching them; `runtimes(device_id)`,
-    the agent's runtimes on one and their versions (or RUNTIMES, the same on all), else it has those of this machine;
-    AGENT, false where no agent runs, so that there are no outputs and perhaps no single latencies; `bootstrap`.
+        TRAITS: what its figures are, and what it can do.
     """
 
     REQUIRES: tuple[str, ...]
     SCHEME: str
+    TRAITS: Traits
 
     def describe(self, device_id: str) -> DeviceInfo:
         """What the device is."""
         ...
 
-    def run(self, device_id: str, job: BenchmarkJob) -> BenchmarkResult:
+    def run(self, device_id: str, job: AgentCall) -> AgentAnswer:
         """Run the agent there, in a fresh process."""
+        ...
+
+
+class Lists(Protocol):
+    """A device plug-in with several devices that users may name."""
+
+    def devices(self) -> list[DeviceInfo]:
+        """All that are known, without touching them."""
+        ...
+
+
+class HasRuntimes(Protocol):
+    """A device plug-in whose devices have runtimes of their own; others have those of this machine."""
+
+    def runtimes(self, device_id: str) -> dict[str, str]:
+        """The agent's runtimes on a device, and their versions."""
+        ...
+
+
+class Installs(Protocol):
+    """A device plug-in that can install runtimes on its devices."""
+
+    def bootstrap(self, device_id: str, wanted: Sequence[str], wheels: Path | None, events: Events) -> Json:
+        """Install runtimes; `id`, `python`, `venv`, `versions`."""
+        ...
+
+
+class SetsUp(Protocol):
+    """A device plug-in that needs something installed on this machine first."""
+
+    def setup(self, events: Events, *, again: bool) -> Json:
+        """Install what is not there yet; `status()` afterwards, with `changed`."""
+        ...
+
+    def status(self) -> Json:
+        """What is installed, from where, how large."""
+        ...
+
+
+class Predicts(Protocol):
+    """A device plug-in whose devices are profiles: nothing runs there, latency and memory are predicted.
+
+    Attributes:
+        PREDICTORS: the ways to predict, by name.
+    """
+
+    PREDICTORS: tuple[str, ...]
+
+    def catalogue(self) -> list[Json]:
+        """Every profile in short: id, name, class, status, and the errors of its blocks."""
+        ...
+
+    def show(self, name: str) -> Json:
+        """A whole profile."""
+        ...
+
+    def require_runtime(self, runtime: str | None) -> None:
+        """Whether a runtime, if one is asked for, is one that some profile knows."""
+        ...
+
+    def predict(
+        self,
+        path: Path,
+        names: list[str],
+        *,
+        runtime: str | None,
+        threads: int | None,
+        precision: str | None,
+        predictor: str | None,
+        residual: float | None,
+        events: Events,
+    ) -> Json:
+        """A file's latency and memory on profiles (none named: on all): `predictions` and `refused`."""
+        ...
+
+
+class CorrectsByHost(Protocol):
+    """A predicting plug-in whose predictions a measurement on this machine can correct."""
+
+    def host_runnable(self, path: Path) -> tuple[str, Path, dict[str, tuple[int, ...]]]:
+        """The runtime to measure in, the file that it opens, and its inputs' shapes."""
+        ...
+
+    def host_expected_ms(self, machine: str) -> Callable[[Path], float]:
+        """What the profiles' evidence says of files on an architecture."""
+        ...
+
+
+class Calibrates(Protocol):
+    """A predicting plug-in that makes profiles of boards of the user's own."""
+
+    def require_free(self, name: str, *, replace: bool) -> None:
+        """Whether a profile of this name may be written."""
+        ...
+
+    def calibrate(
+        self, name: str, rows: list[Json], facts: Json, *, runtime: str, threads: int, app_budget_mb: float | None
+    ) -> Json:
+        """Write a profile made of measured rows."""
+        ...
+
+
+class ShowsEvidence(Protocol):
+    """A predicting plug-in that can make its shipped profiles anew, and say how far they were wrong."""
+
+    def remake(self) -> list[Path]:
+        """Write the shipped profiles again, from the published tables."""
+        ...
+
+    def validation(self) -> Json:
+        """Errors on rows that no fit saw."""
+        ...
+
+    def memory_features(self, path: Path) -> dict[str, float]:
+        """What the memory model reads from a file, by name."""
         ...
 
 
@@ -135,9 +311,19 @@ class Benchmark(Protocol):
 
     REQUIRES: tuple[str, ...]
 
-    def measure(self, results: Sequence[BenchmarkResult]) -> Json:
+    def measure(self, results: Sequence[AgentAnswer]) -> Json:
         """Fields to put into the measurement, from the documents of its rounds.
 
         `flags` (a list of texts) and `valid` (false when its own rules were not met) are merged over all benchmarks.
         """
         ...
+
+
+REQUIRED: dict[Shelf, type] = {"exporters": Exporter, "devices": Device, "benchmarks": Benchmark}
+"""What every plug-in of a shelf has."""
+CAPABILITIES: dict[Shelf, tuple[type, ...]] = {
+    "exporters": (TrainsRanges, TellsOperators, ShowsTensors, KeepsMetadata, HasReference),
+    "devices": (Lists, HasRuntimes, Installs, SetsUp, Predicts, CorrectsByHost, Calibrates, ShowsEvidence),
+    "benchmarks": (),
+}
+"""What one may offer besides, each whole or not at all."""

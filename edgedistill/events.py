@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Watch(Protocol):
+class Events(Protocol):
     """Where progress goes."""
 
     def stage(self, name: str, state: str) -> None:
@@ -39,8 +39,8 @@ class Watch(Protocol):
         ...
 
 
-class Silent:
-    """No progress at all."""
+class Quiet:
+    """Nobody looks on."""
 
     def stage(self, name: str, state: str) -> None:
         """Say nothing."""
@@ -74,3 +74,31 @@ class Epoch:
     accuracy: float
     terms: dict[str, float] = field(default_factory=dict)
     validation: float | None = None
+
+
+QUIET = Quiet()
+
+
+@dataclass(frozen=True)
+class Part(Quiet):
+    """Events of one of several works: its steps are told at the work's own place among them.
+
+    Attributes:
+        whole: who looks on.
+        title: of this work.
+        done: works before it.
+        total: of all works.
+    """
+
+    whole: Events
+    title: str
+    done: int
+    total: int
+
+    def step(self, title: str, done: int, total: int) -> None:  # noqa: ARG002 - the place is that of the work
+        """Tell what is done, within this work."""
+        self.whole.step(f"{self.title}: {title}", self.done, self.total)
+
+    def note(self, text: str) -> None:
+        """Hand it on."""
+        self.whole.note(text)

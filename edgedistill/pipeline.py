@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import edgedistill
 from edgedistill.errors import DataError, PluginError, UsageError, nearest
-from edgedistill.events import Silent, Watch
-from edgedistill.plugins import device_runtimes, find_plugin, load_device, plugin_names, source_of
+from edgedistill.events import QUIET, Events
+from edgedistill.plugins import device_runtimes, find_plugin, load_device, plugin_names, traits_of
 from edgedistill.prediction.predict import is_predicted, profile_of
 from edgedistill.recipe.document import Assistants, Distill, MultiStage, Recipe, canonical
 from edgedistill.release.gate import judge
@@ -24,7 +24,7 @@ from edgedistill.report.build import package_versions
 from edgedistill.runs import Run, Stage, open_run, publish
 from edgedistill.stages.files import Files, read_json
 from edgedistill.stages.requantize import Retraining, needed, writable
-from edgedistill.types import Json, Precision, Verdict, file_sha256
+from edgedistill.types import Json, Precision, Source, Verdict, file_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,9 +57,7 @@ class Outcome:
     verdict: Verdict | None
 
 
-def compress(
-    recipe: Recipe, beside: Path, run_dir: Path, *, until: str = "bundle", watch: Watch | None = None
-) -> Outcome:
+def compress(recipe: Recipe, beside: Path, run_dir: Path, *, until: str = "bundle", events: Events = QUIET) -> Outcome:
     """Take a recipe from its data to a gated bundle, doing only what is not done yet.
 
     Args:
@@ -67,7 +65,7 @@ def compress(
         beside: the recipe's folder: its relative paths and import paths start there.
         run_dir: where everything is kept.
         until: the last stage to do.
-        watch: where progress goes.
+        events: where progress goes.
 
     Raises:
         EdgeDistillError: see edgedistill/errors.py; finished stages are kept.
@@ -81,9 +79,8 @@ def compress(
             fix="use a known stage",
         )
     check(recipe, beside)
-    watch = watch or Silent()
-    with _connected(), open_run(run_dir, watch.stage) as run:
-        path = _Path(recipe, beside, run, watch, until)
+    with _connected(), open_run(run_dir, events.stage) as run:
+        path = _Path(recipe, beside, run, events, until)
         with suppress(_Reached):
             path.walk()
     return Outcome(run_dir, run.stages_json(), path.report, path.verdict)
@@ -132,8 +129,8 @@ def check(recipe: Recipe, beside: Path) -> None:
             got=recipe.benchmark.device,
             fix=f"benchmark.simulated: [{recipe.benchmark.device.removeprefix('sim:')}] predicts beside measuring",
         )
-    device: Any = load_device(recipe.benchmark.device)
-    if not getattr(device, "AGENT", True) or source_of(recipe.benchmark.device) != "measured":
+    device = load_device(recipe.benchmark.device)
+    if not device.TRAITS.computes or device.TRAITS.source is not Source.MEASURED:
         raise UsageError(
             f"{recipe.benchmark.device} cannot measure a recipe's files",
             where="benchmark.device",
@@ -154,13 +151,13 @@ def check(recipe: Recipe, beside: Path) -> None:
 class _Path:
     """One walk along the stages: what each depends on, and which comes next."""
 
-    def __init__(self, recipe: Recipe, beside: Path, run: Run, watch: Watch, until: str) -> None:
+    def __init__(self, recipe: Recipe, beside: Path, run: Run, events: Events, until: str) -> None:
         self.recipe = recipe
         self.beside = beside
         self.run = run
-        self.watch = watch
+        self.events = events
         self.until = until
-        self.stages = Retraining(recipe, beside, run, watch)
+        self.stages = Retraining(recipe, beside, run, events)
         self.code = _code_digest()
         self.report: Json | None = None
         self.verdict: Verdict | None = None
@@ -271,7 +268,7 @@ class _Path:
             lambda out: do.benchmark(data, files, proved, out),
             **runs,
             benchmark=recipe.benchmark,
-            device=device.to_json(source_of(recipe.benchmark.device)),
+            device=device.to_json(traits_of(recipe.benchmark.device).source),
             shelf=plugin_names("benchmarks"),
             there=device_runtimes(recipe.benchmark.device),
             refused=read_json(proved.path / "refused.json"),
@@ -301,7 +298,7 @@ class _Path:
             raise _Reached
 
         def work(out: Path) -> None:
-            with self.watch.captured(self.run.root / "logs" / f"{name}.log"):
+            with self.events.captured(self.run.root / "logs" / f"{name}.log"):
                 make(out)
 
         return self.run.stage(name, json.loads(canonical({"code": self.code, **depends})), work)

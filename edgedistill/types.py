@@ -58,7 +58,7 @@ class Precision(StrEnum):
 
 
 @dataclass(frozen=True)
-class Scheme:
+class QuantizationScheme:
     """One way to reach a precision: a candidate that is measured against the others.
 
     Attributes:
@@ -378,6 +378,33 @@ class Verdict:
         return {State.PASS: 0, State.FAIL: 1}.get(self.state, 3)
 
 
+class Source(StrEnum):
+    """What a figure is worth: taken on the device itself, computed in an emulator, or said by a model of the device."""
+
+    MEASURED = "measured"
+    EMULATED = "emulated"
+    PREDICTED = "predicted"
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a device plug-in's figures are and what it can do; every plug-in says so itself.
+
+    Attributes:
+        source: what its figures are. Only where they are measured is anything timed.
+        computes: whether the agent runs there, so that there are outputs; benchmark programs alone tell only times.
+        runtimes: those it has, where it has not all of this machine's; None: no such limit.
+        own_runtimes: format -> runtimes that no exporter names.
+        references: runtimes of this machine that outputs of its own runtimes are compared with, the best first.
+    """
+
+    source: Source
+    computes: bool = True
+    runtimes: tuple[str, ...] | None = None
+    own_runtimes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    references: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class DeviceInfo:
     """Where an artifact ran: what a reader needs to repeat the measurement."""
@@ -388,13 +415,13 @@ class DeviceInfo:
     cores: int
     memory_bytes: int
 
-    def to_json(self, source: str) -> Json:
-        """JSON form of `edgedistill devices list`; `source`: what its figures are, `measured` or `emulated`."""
+    def to_json(self, source: Source) -> Json:
+        """JSON form of `edgedistill devices list`; `source`: what its figures are."""
         return {
             "id": self.id,
             "name": self.name,
             "class": self.machine,
-            "status": source,
+            "status": source.value,
             "cores": self.cores,
             "memory_bytes": self.memory_bytes,
         }
@@ -426,7 +453,7 @@ class TracedTensor:
 
 
 @dataclass(frozen=True)
-class BenchmarkJob:
+class AgentCall:
     """One process of the agent: open `artifact` in `runtime`, and measure or compute.
 
     `inputs` is an `.npz` of model-ready arrays (first axis: samples); `outputs` names the `.npz` to
@@ -452,7 +479,7 @@ class BenchmarkJob:
 
 
 @dataclass(frozen=True)
-class BenchmarkResult:
+class AgentAnswer:
     """The agent's document (schema `edgedistill.agent/1`) and the device it came from."""
 
     device: str

@@ -9,7 +9,7 @@ from statistics import quantiles
 from typing import TYPE_CHECKING
 
 from edgedistill.errors import UsageError
-from edgedistill.types import BenchmarkResult, DeviceInfo
+from edgedistill.types import AgentAnswer, DeviceInfo
 
 from .cores import CORES, PROCESSORS, Target, read_target
 from .counts import classify
@@ -18,7 +18,7 @@ from .layout import layout
 from .store import keep, key_of, recall
 
 if TYPE_CHECKING:
-    from edgedistill.types import BenchmarkJob, Json
+    from edgedistill.types import AgentCall, Json
 
     from .guest import Run
 
@@ -41,7 +41,7 @@ def describe(device_id: str) -> DeviceInfo:
     return DeviceInfo(device_id, told, _CLASSES[scheme], PROCESSORS, 0)
 
 
-def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
+def run(device_id: str, job: AgentCall) -> AgentAnswer:
     """Outputs, instruction counts and memory of an artifact on an emulated core; never a time.
 
     A run made before with the same files, inputs, runtime and core is taken again, and says so (`reused`), unless
@@ -76,10 +76,10 @@ def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
         names = ("accesses", "l1_misses", "l2_misses")
         sizes = [{"kib": kib, "ways": ways, "line_bytes": 64} for kib, ways in target.core.caches]
         document["caches"] = {**dict(zip(names, made.blocks.caches, strict=True)), "l1": sizes[0], "l2": sizes[1]}
-    return BenchmarkResult(device_id, document)
+    return AgentAnswer(device_id, document)
 
 
-def _require(target: Target, job: BenchmarkJob) -> None:
+def _require(target: Target, job: AgentCall) -> None:
     if job.threads != 1:
         raise UsageError(
             "instructions are counted with one thread only",

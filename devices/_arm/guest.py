@@ -19,7 +19,7 @@ from .counts import Blocks, middle, read_blocks
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from edgedistill.types import BenchmarkJob, Json
+    from edgedistill.types import AgentCall, Json
 
     from .cores import Core, Target
     from .layout import Layout
@@ -92,7 +92,7 @@ def environment_of(layout: Layout, scheme: str) -> dict[str, str]:
     }
 
 
-def run_guest(layout: Layout, target: Target, job: BenchmarkJob, outputs: Path) -> Run:
+def run_guest(layout: Layout, target: Target, job: AgentCall, outputs: Path) -> Run:
     """Compute every sample, then count single inferences.
 
     Raises:
@@ -118,7 +118,7 @@ def run_guest(layout: Layout, target: Target, job: BenchmarkJob, outputs: Path) 
     return Run(document, middle(counted), tuple(blocks.total for blocks in counted))
 
 
-def _answer(command: list[str], environment: dict[str, str], job: BenchmarkJob, target: Target) -> Json:
+def _answer(command: list[str], environment: dict[str, str], job: AgentCall, target: Target) -> Json:
     limit = max(job.timeout_s, 3600.0)
     try:
         done = subprocess.run(
@@ -155,7 +155,7 @@ def _answer(command: list[str], environment: dict[str, str], job: BenchmarkJob, 
     return document
 
 
-def _death(done: subprocess.CompletedProcess[str], job: BenchmarkJob, target: Target) -> DeviceError:
+def _death(done: subprocess.CompletedProcess[str], job: AgentCall, target: Target) -> DeviceError:
     """Why the guest died. A signal, an illegal instruction above all, is an answer, no accident."""
     if done.returncode in (-_SIGILL, 128 + _SIGILL) or f"target signal {_SIGILL} " in done.stderr:
         return CoreError(

@@ -29,6 +29,7 @@ from .layout import SOURCES, Deb, Layout, Pins, Wheel
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from edgedistill.events import Events
     from edgedistill.types import Json
 
 SPACE_BYTES = 1_000_000_000
@@ -69,8 +70,8 @@ def steps(layout: Layout, pins: Pins) -> list[Step]:
     return found
 
 
-def install(layout: Layout, pins: Pins, on_step: Callable[[int, int, str], None], *, again: bool) -> bool:
-    """Do what is not done yet; True when there was anything to do. on_step(done, total, title); `again`: from nothing.
+def install(layout: Layout, pins: Pins, events: Events, *, again: bool) -> bool:
+    """Do what is not done yet; True when there was anything to do. `again`: from nothing.
 
     Raises:
         UsageError: this machine lacks what it takes (compiler, apt, pip, disk).
@@ -85,13 +86,13 @@ def install(layout: Layout, pins: Pins, on_step: Callable[[int, int, str], None]
         _require_machine(layout)
         total = len(todo) + len(MACHINES)
         for number, step in enumerate(todo):
-            on_step(number, total, step.title)
+            events.step(f"install {step.title}", number, total)
             _do(step)
         versions = {}
         for number, place in enumerate(MACHINES):
-            on_step(total - len(MACHINES) + number, total, f"try {place}")
+            events.step(f"install and try {place}", total - len(MACHINES) + number, total)
             versions[place] = _probe(layout, place)
-        on_step(total, total, "done")
+        events.step("install done", total, total)
         _write_lock(layout, pins, versions)
         shutil.rmtree(layout.root / "apt", ignore_errors=True)  # indexes of 300 MB, good for an hour
     return True

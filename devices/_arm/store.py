@@ -18,13 +18,13 @@ from .counts import Blocks
 from .guest import INFERENCES, Run
 
 if TYPE_CHECKING:
-    from edgedistill.types import BenchmarkJob
+    from edgedistill.types import AgentCall
 
     from .cores import Target
     from .layout import Layout
 
 
-def key_of(layout: Layout, target: Target, job: BenchmarkJob) -> str:
+def key_of(layout: Layout, target: Target, job: AgentCall) -> str:
     """Digest of all that a run depends on: files, inputs, runtime (its version is pinned), core, agent, plug-in."""
     files = [job.artifact, *companions_of(job.artifact), job.inputs, Path(edgedistill.agent.__file__)]
     parts = [layout.digest, target.scheme, target.core.name, target.caches, job.runtime, INFERENCES]

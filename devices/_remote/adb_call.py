@@ -24,7 +24,7 @@ from .programs import RESULTS, command_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from edgedistill.types import BenchmarkJob, Json
+    from edgedistill.types import AgentCall, Json
 
     from .described import AdbBoard
     from .programs import Tool
@@ -137,7 +137,7 @@ def properties(serial: str) -> tuple[dict[str, str], int, int]:
 
 
 def run_tool(
-    board: AdbBoard, tool: Tool, binary: Path, job: BenchmarkJob, tell: Callable[[str], object]
+    board: AdbBoard, tool: Tool, binary: Path, job: AgentCall, tell: Callable[[str], object]
 ) -> tuple[Json, list[int]]:
     """Push what is not there, run the program, read its output: the reading, and the cores asked for.
 
@@ -179,7 +179,7 @@ def run_tool(
         ) from error
 
 
-def _run(board: AdbBoard, tool: Tool, job: BenchmarkJob, folder: str, binary: str, models: str) -> tuple[int, str]:
+def _run(board: AdbBoard, tool: Tool, job: AgentCall, folder: str, binary: str, models: str) -> tuple[int, str]:
     """The program's exit code and output. Whoever runs holds the device's lock; its process id is kept, to stop it."""
     command = command_of(tool, job, binary, f"{models}/{job.artifact.name}")
     libraries = shlex.quote(binary.rpartition("/")[0])
@@ -282,7 +282,7 @@ def _not_pushed(board: AdbBoard, path: Path, told: str) -> DeviceError:
     )
 
 
-def _failed(board: AdbBoard, tool: Tool, job: BenchmarkJob, code: int, output: str) -> DeviceError | UsageError:
+def _failed(board: AdbBoard, tool: Tool, job: AgentCall, code: int, output: str) -> DeviceError | UsageError:
     """Why a program ended with an error."""
     told = _last(output)
     if "taskset" in told:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from edgedistill.types import BenchmarkJob, Json
+    from edgedistill.types import AgentCall, Json
 
 FIGURES = ("count", "min", "p50", "p90", "p95", "p99", "max", "mean", "std")
 RESULTS = "results.csv"
@@ -42,7 +42,7 @@ class Tool:
 
     key: str
     runtime: str
-    arguments: Callable[[BenchmarkJob, str], list[str]]
+    arguments: Callable[[AgentCall, str], list[str]]
     read: Callable[[str, str], Json]
     notes: tuple[str, ...] = ()
 
@@ -153,7 +153,7 @@ def read_openvino(text: str, results: str = "") -> Json:
     }
 
 
-def _tflite(job: BenchmarkJob, model: str) -> list[str]:
+def _tflite(job: AgentCall, model: str) -> list[str]:
     return [
         f"--graph={model}",
         f"--num_threads={job.threads}",
@@ -165,18 +165,18 @@ def _tflite(job: BenchmarkJob, model: str) -> list[str]:
     ]
 
 
-def _onnxruntime(job: BenchmarkJob, model: str) -> list[str]:
+def _onnxruntime(job: AgentCall, model: str) -> list[str]:
     counts = ["-m", "times", "-r", str(job.min_queries)]
     return ["-e", "cpu", "-I", "-s", *counts, "-x", str(job.threads), "-y", "1", model, RESULTS]
 
 
-def _ncnn(job: BenchmarkJob, model: str) -> list[str]:
+def _ncnn(job: AgentCall, model: str) -> list[str]:
     cooling, gpu, all_cores = "0", "-1", "0"
     shape = ncnn_shape(job.artifact)
     return [str(job.min_queries), str(job.threads), all_cores, gpu, cooling, f"param={model}", f"shape={shape}"]
 
 
-def _openvino(job: BenchmarkJob, model: str) -> list[str]:
+def _openvino(job: AgentCall, model: str) -> list[str]:
     return [
         "-m",
         model,
@@ -226,7 +226,7 @@ TOOLS = (
 )
 
 
-def command_of(tool: Tool, job: BenchmarkJob, binary: str, model: str) -> str:
+def command_of(tool: Tool, job: AgentCall, binary: str, model: str) -> str:
     """For the device's shell: the program, on the cores asked for."""
     words = [binary, *tool.arguments(job, model)]
     mask = sum(1 << core for core in job.affinity)

@@ -10,23 +10,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgedistill.errors import ArtifactError, UsageError
-from edgedistill.types import BenchmarkResult, DeviceInfo
+from edgedistill.types import AgentAnswer, DeviceInfo, Source, Traits
 
 from .. import local
 from .boards import BOARDS, read_board
 
 if TYPE_CHECKING:
-    from edgedistill.types import BenchmarkJob, Json
+    from edgedistill.types import AgentCall, Json
 
     from .boards import Board
 
 REQUIRES = ("tflite_micro",)
 SCHEME = "micro"
-SOURCE = "emulated"
-OWN_RUNTIMES = {"tflite": ("tflite-micro",)}
-RUNTIMES = OWN_RUNTIMES["tflite"]
-REFERENCES = ("tflite-runtime", "litert")
-"""Runtimes of this machine to compare with: the first one's reference kernels round as tflite-micro's do."""
+RUNTIMES = ("tflite-micro",)
+TRAITS = Traits(
+    Source.EMULATED,
+    runtimes=RUNTIMES,
+    own_runtimes={"tflite": RUNTIMES},
+    references=("tflite-runtime", "litert"),  # the first one's reference kernels round as tflite-micro's do
+)
 INTERPRETER_BYTES = 16 * 1024
 """Flash that tflite-micro's core takes on a Cortex-M3, without kernels, by its own README."""
 NOTE = (
@@ -45,7 +47,7 @@ def describe(device_id: str) -> DeviceInfo:
     return DeviceInfo(device_id, told, board.core, 1, board.sram_bytes)
 
 
-def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
+def run(device_id: str, job: AgentCall) -> AgentAnswer:
     """Outputs of a TFLite file in tflite-micro, the smallest arena it takes, and whether that fits; never a time.
 
     Raises:
@@ -71,7 +73,7 @@ def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
         raise
     document = {key: found[key] for key in _KEPT if key in found}
     needs = fit(board, found["facts"]["arena_bytes"], job.artifact.stat().st_size)
-    return BenchmarkResult(device_id, {**document, "source": SOURCE, "microcontroller": needs})
+    return AgentAnswer(device_id, {**document, "source": TRAITS.source.value, "microcontroller": needs})
 
 
 def fit(board: Board, arena_bytes: int, model_bytes: int) -> Json:

@@ -12,9 +12,10 @@ from .answer import choose
 from .graphs.read import RUNTIME_OF, runnable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from pathlib import Path
 
+    from edgedistill.events import Events
     from edgedistill.types import Array
 
     from .answer import Choice
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 class Counts:
     """A file's counts by runtime and core: each is made once, and so is a failure."""
 
-    def __init__(self, path: Path, graph: Graph, on_step: Callable[[int, int, str], None]) -> None:
-        self.path, self.graph, self.on_step = path, graph, on_step
+    def __init__(self, path: Path, graph: Graph, events: Events) -> None:
+        self.path, self.graph, self.events = path, graph, events
         self.known: dict[tuple[str, str], Array | ArtifactError] = {}
         self.expected = 1
 
@@ -48,7 +49,7 @@ class Counts:
             ArtifactError: it cannot be converted or run.
         """
         if (runtime, core) not in self.known:
-            self.on_step(len(self.known), self.expected, f"emulate {self.path.name} in {runtime} on {core}")
+            self.events.step(f"emulate {self.path.name} in {runtime} on {core}", len(self.known), self.expected)
             try:
                 self.known[runtime, core] = self._made(runtime, core)
             except ArtifactError as error:

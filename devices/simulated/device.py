@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgedistill.errors import DeviceError, EdgeDistillError, UsageError
-from edgedistill.types import DeviceInfo, file_sha256
+from edgedistill.events import QUIET
+from edgedistill.types import DeviceInfo, Source, Traits, file_sha256
 
 from .._arm.layout import layout
 from . import profiles as shelf
@@ -17,14 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from edgedistill.types import BenchmarkJob, BenchmarkResult, Json
+    from edgedistill.events import Events
+    from edgedistill.types import AgentAnswer, AgentCall, Json
 
     from .answer import Choice
     from .profiles import Profile
 
 REQUIRES: tuple[str, ...] = ()
 SCHEME = "sim"
-SOURCE = "predicted"
+TRAITS = Traits(Source.PREDICTED, computes=False)
 PREDICTORS = ("counts", "graph")
 
 
@@ -39,7 +41,7 @@ def describe(device_id: str) -> DeviceInfo:
     return DeviceInfo(device_id, found.name, found.class_, cores, round(memory))
 
 
-def run(device_id: str, job: BenchmarkJob) -> BenchmarkResult:
+def run(device_id: str, job: AgentCall) -> AgentAnswer:
     """Nothing runs on a simulated device.
 
     Raises:
@@ -107,7 +109,7 @@ def predict(
     precision: str | None = None,
     predictor: str | None = None,
     residual: float | None = None,
-    on_step: Callable[[int, int, str], None] = lambda *_: None,
+    events: Events = QUIET,
 ) -> Json:
     """A file's latency and memory on simulated devices: `predictions`, fastest first, and `refused`, with reasons.
 
@@ -119,7 +121,7 @@ def predict(
         precision: `float` or `int8`; default: the file's own.
         predictor: `counts` or `graph`; default: counts where a profile has them and the emulator is installed.
         residual: measured over expected milliseconds of the file on this machine (`host_expected_ms`).
-        on_step: told before every emulated run: number, how many, what.
+        events: told before every emulated run.
 
     Raises:
         UsageError: an unknown profile, runtime or file; `counts` was asked for, and the emulator is not installed.
@@ -133,7 +135,7 @@ def predict(
     told = precision or ("int8" if graph.quantized else "float")
     own = None if path.suffix == ".onnx" else RUNTIME_OF[path.suffix]
     digest, predictions, refused = file_sha256(path), [], []
-    counts = Counts(path, graph, on_step)
+    counts = Counts(path, graph, events)
     if predictor != "graph" and layout().lock.is_file():
         counts.expect(found, (runtime or own, threads, told))
     for profile in found:

@@ -19,10 +19,10 @@ def described(path: Path) -> Artifact:
         UsageError: there is no file, its ending is unknown, or the file that holds its weights is not beside it.
     """
     from edgedistill.companions import companions_of
-    from edgedistill.plugins import find_plugin, plugin_names
+    from edgedistill.plugins import find_exporters
     from edgedistill.types import Artifact, Normalization, Precision, Signature
 
-    endings = {find_plugin("exporters", name).SUFFIX: name for name in plugin_names("exporters")}
+    endings = {exporter.SUFFIX: name for name, exporter in find_exporters().items()}
     if path.suffix not in endings or not path.is_file():
         raise UsageError(
             f"{path} is not an artifact",
@@ -57,16 +57,16 @@ def inventory_of(artifact: Artifact) -> Inventory:
     Raises:
         ArtifactError: the file is damaged or of another format.
     """
-    from edgedistill.plugins import load_exporter
+    from edgedistill.contracts import TellsOperators
+    from edgedistill.plugins import load_exporter, offers
     from edgedistill.types import Inventory
 
-    tell = getattr(load_exporter(artifact.format), "inventory", None)
+    teller = offers(load_exporter(artifact.format), TellsOperators)
     try:
-        found: Inventory = tell(artifact) if tell is not None else Inventory({}, ())
+        return teller.inventory(artifact) if teller is not None else Inventory({}, ())
     except Exception as error:  # each format's reader has errors of its own for a file it cannot read
         told = (str(error).strip().splitlines() or [""])[0][:200]
         raise _unreadable(artifact, f"{type(error).__name__}: {told}") from error
-    return found
 
 
 def artifact_of(path: Path) -> Artifact:

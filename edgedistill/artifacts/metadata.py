@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from edgedistill.contracts import KeepsMetadata
 from edgedistill.errors import ArtifactError
-from edgedistill.plugins import load_exporter
+from edgedistill.plugins import load_exporter, offers
 from edgedistill.storage import write_atomically
 from edgedistill.types import Artifact, Json, file_sha256
 
@@ -35,12 +36,12 @@ def embedded(artifact: Artifact, origin: Origin) -> Artifact:
     """Write an artifact's metadata into its file and beside it; the artifact as it is then.
 
     The same artifact and origin give the same bytes. A format without a place of its own (ncnn), or an exporter of a
-    third party without the verb `embed`, has the file beside it alone.
+    third party that keeps none, has the file beside it alone.
     """
     document = _document(artifact, origin)
-    embed = getattr(load_exporter(artifact.format), "embed", None)
-    if embed is not None:
-        embed(artifact.path, document)
+    keeper = offers(load_exporter(artifact.format), KeepsMetadata)
+    if keeper is not None:
+        keeper.embed(artifact.path, document)
     written = replace(
         artifact,
         sha256=file_sha256(artifact.path),
@@ -64,9 +65,9 @@ def inside(artifact: Artifact) -> Json | None:
     Raises:
         ArtifactError: the file cannot be read, or its metadata is damaged.
     """
-    read = getattr(load_exporter(artifact.format), "metadata", None)
+    keeper = offers(load_exporter(artifact.format), KeepsMetadata)
     try:
-        found: Json | None = read(artifact.path) if read is not None else None
+        return keeper.metadata(artifact.path) if keeper is not None else None
     except Exception as error:  # each library has errors of its own
         raise ArtifactError(
             f"the metadata of {artifact.path.name} cannot be read",
@@ -75,7 +76,6 @@ def inside(artifact: Artifact) -> Json | None:
             got=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}",
             fix="export it again; the file may be damaged",
         ) from error
-    return found
 
 
 def outside(path: Path) -> Json | None:

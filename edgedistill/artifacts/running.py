@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from edgedistill.artifacts.agreement import against_reference
+from edgedistill.contracts import HasReference, HasRuntimes, Installs, TellsOperators
 from edgedistill.errors import ArtifactError, UsageError
-from edgedistill.plugins import device_runtimes, load_device, load_exporter
-from edgedistill.types import Array, BenchmarkJob
+from edgedistill.plugins import device_runtimes, load_device, load_exporter, offers, traits_of
+from edgedistill.types import AgentCall, Array
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 
 _T = TypeVar("_T")
+_TWO = 2
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,9 @@ def subjects(artifacts: Sequence[Artifact], runtimes: Collection[str] | None = N
 
 def refusals(artifact: Artifact) -> dict[str, str]:
     """Runtime -> why it must not be given this file, as far as its operators tell; empty for a file nobody can read."""
-    tell = getattr(load_exporter(artifact.format), "refusals", None)
+    teller = offers(load_exporter(artifact.format), TellsOperators)
     try:
-        return dict(tell(artifact)) if tell is not None else {}
+        return teller.inventory(artifact).refusals if teller is not None else {}
     except Exception:  # noqa: BLE001 - damaged files: each library has errors of its own, and opening tells better
         return {}
 
@@ -75,40 +77,37 @@ def disagreements(artifact: Artifact, outputs: Mapping[str, Mapping[str, Array]]
 
     `outputs`: runtime -> output name -> (samples, ...). Empty for formats that one runtime opens.
     """
-    exporter = load_exporter(artifact.format)
-    reference = getattr(exporter, "REFERENCE", None)
-    if reference is None or len(outputs) < 2:  # noqa: PLR2004 - two to compare
+    judge = offers(load_exporter(artifact.format), HasReference)
+    if judge is None or len(outputs) < _TWO:
         return {}
-    return against_reference(outputs, reference, exporter.output_steps(artifact.path), artifact.precision)  # type: ignore[attr-defined]  # optional verbs
+    return against_reference(outputs, judge.REFERENCE, judge.output_steps(artifact.path), artifact.precision)
 
 
 def subjects_on(device: str, artifacts: Sequence[Artifact]) -> list[Subject]:
     """The artifacts in the runtimes that a device has.
 
-    Those are its own (`device_runtimes`), else those installed here, among its plug-in's RUNTIMES if there are any.
-
-    A plug-in with OWN_RUNTIMES (format -> runtimes) brings what this machine's plug-ins do not know.
+    Those are its own (`device_runtimes`), else those installed here, as far as its plug-in's traits allow.
 
     Raises:
         UsageError: the device has none for an artifact.
     """
-    plugin: Any = load_device(device)
-    there = device_runtimes(device)
-    known: Sequence[str] | None = list(there) if there is not None else getattr(plugin, "RUNTIMES", None)
-    own: Mapping[str, Sequence[str]] | None = getattr(plugin, "OWN_RUNTIMES", None)
-    if own is None:
-        every = subjects(artifacts, there)
-    else:
+    traits, there = traits_of(device), device_runtimes(device)
+    known: Sequence[str] | None = list(there) if there is not None else traits.runtimes
+    own = traits.own_runtimes
+    if own:
         every = [Subject(artifact, runtime) for artifact in artifacts for runtime in own.get(artifact.format, ())]
+    else:
+        every = subjects(artifacts, there)
     found = [one for one in every if known is None or one.runtime in known]
     for artifact in artifacts:
         if known is not None and all(subject.artifact is not artifact for subject in found):
-            raise _no_runtime(plugin, device, artifact, known)
+            raise _no_runtime(device, artifact, known)
     return found
 
 
-def _no_runtime(plugin: Any, device: str, artifact: Artifact, known: Sequence[str]) -> UsageError:
-    here = "" if hasattr(plugin, "runtimes") else ", which must be installed here too"
+def _no_runtime(device: str, artifact: Artifact, known: Sequence[str]) -> UsageError:
+    plugin = load_device(device)
+    here = "" if offers(plugin, HasRuntimes) else ", which must be installed here too"
     wanted = next(iter(load_exporter(artifact.format).RUNTIMES))
     install = f"edgedistill devices bootstrap {device} --runtime {wanted}"
     return UsageError(
@@ -116,13 +115,13 @@ def _no_runtime(plugin: Any, device: str, artifact: Artifact, known: Sequence[st
         where=str(artifact.path),
         expected=f"a file for one of {', '.join(known)}{here}" if known else f"a device with {wanted}",
         got=artifact.format,
-        fix=install if hasattr(plugin, "bootstrap") else "export another format, or choose another device",
+        fix=install if offers(plugin, Installs) else "export another format, or choose another device",
     )
 
 
 def compute(subject: Subject, inputs: Path, outputs: Path, device: str = "cpu") -> Array:
     """The artifact's first output for every sample of an .npz, as float32 (n, ...)."""
-    job = BenchmarkJob(subject.artifact.path, subject.runtime, inputs=inputs, outputs=outputs, timeout_s=3600)
+    job = AgentCall(subject.artifact.path, subject.runtime, inputs=inputs, outputs=outputs, timeout_s=3600)
     load_device(device).run(device, job)
     with np.load(outputs, allow_pickle=False) as archive:
         return np.asarray(archive[archive.files[0]])
@@ -132,7 +131,7 @@ def compute_all(
     subject: Subject, inputs: Path, outputs: Path, device: str = "cpu", *, reference_kernels: bool = False
 ) -> dict[str, Array]:
     """All outputs of the artifact for every sample of an .npz, by the file's names, in the file's order."""
-    job = BenchmarkJob(subject.artifact.path, subject.runtime, inputs=inputs, outputs=outputs, timeout_s=3600)
+    job = AgentCall(subject.artifact.path, subject.runtime, inputs=inputs, outputs=outputs, timeout_s=3600)
     document = load_device(device).run(device, replace(job, reference_kernels=reference_kernels)).document
     with np.load(outputs, allow_pickle=False) as archive:
         return {one["name"]: np.asarray(archive[one["name"]]) for one in document["outputs"]}
@@ -155,7 +154,7 @@ def generated(artifact: Artifact, path: Path, count: int = 32) -> Path:
         UsageError: the file leaves sizes open.
     """
     subject = subjects([artifact])[0]
-    job = BenchmarkJob(artifact.path, subject.runtime)
+    job = AgentCall(artifact.path, subject.runtime)
     specs = load_device("cpu").run("cpu", job).document["inputs"]
     rng = np.random.default_rng(0)
     np.savez(path, **{spec["name"]: _drawn(spec, count, rng) for spec in specs})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgedistill.cli.common import AsJson, Debug, emit, say
-from edgedistill.plugins import find_plugin
+from edgedistill.contracts import SetsUp
+from edgedistill.plugins import first_that
 
 if TYPE_CHECKING:
     from edgedistill.types import Json
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
 app = typer.Typer(help="The ARM emulator: outputs and instruction counts on ARM cores.", no_args_is_help=True)
 
 
-def _emulator() -> Any:
-    """The plug-in that owns the installation; it serves armv7 too."""
-    return find_plugin("devices", "emulated")
+def _emulator() -> SetsUp:
+    """The plug-in that owns the installation; it serves every emulated core."""
+    return first_that("devices", SetsUp)
 
 
 @app.command()
@@ -27,11 +28,11 @@ def setup(
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
     """Install the emulator under the user's cache folder, without root. The same command again goes on where it was."""
-    from edgedistill.cli.progress import TerminalWatch
+    from edgedistill.cli.progress import TerminalEvents
 
-    watch = TerminalWatch()
-    with watch.bar:
-        found = _emulator().setup(lambda done, total, title: watch.step(f"install {title}", done, total), again=again)
+    events = TerminalEvents()
+    with events.bar:
+        found = _emulator().setup(events, again=again)
     _tell(found, as_json=as_json)
     return 0
 

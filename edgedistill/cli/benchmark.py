@@ -12,8 +12,9 @@ from edgedistill.cli.common import AsJson, Debug, console, emit
 from edgedistill.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    from edgedistill.events import Events
     from edgedistill.measurement.measure import Samples
     from edgedistill.recipe.document import Benchmark
     from edgedistill.types import Artifact, Json
@@ -59,7 +60,7 @@ def benchmark(
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
     """Measure latency and memory of artifacts, each in every runtime installed; on emulated devices, instructions."""
-    from edgedistill.cli.progress import TerminalWatch
+    from edgedistill.cli.progress import TerminalEvents
 
     wanted = {"threads": threads, "preset": preset, "affinity": _cores(affinity), "profile": profile}
     wanted |= {"sustained_min": sustained, "timeout_s": timeout}
@@ -68,15 +69,15 @@ def benchmark(
     wanted |= {"rounds": many} if many else {}
     measurements: list[Json] = []
     kept: Samples = {}
-    watch = TerminalWatch()
-    with watch.bar:
+    events = TerminalEvents()
+    with events.bar:
         for name in device or ["cpu"]:
             measurements += _measure(
                 [artifact_of(path) for path in artifacts],
                 artifact_of(against) if against else None,
                 _benchmark_settings(device=name, **wanted),
                 inputs,
-                lambda done, total, text: watch.step(f"measure {text}", done, total),
+                events,
                 kept,
             )
     _keep(measurements, kept, plot, samples)
@@ -97,9 +98,10 @@ def _require_places(devices: Sequence[str], plot: Path | None, samples: Path | N
         PluginError: an unknown device.
     """
     from edgedistill.cli.common import require_folder
-    from edgedistill.plugins import source_of
+    from edgedistill.plugins import traits_of
+    from edgedistill.types import Source
 
-    timed = [device for device in devices if source_of(device) == "measured"]
+    timed = [device for device in devices if traits_of(device).source is Source.MEASURED]
     for option, path in (("--plot", plot), ("--samples", samples)):
         if path is None:
             continue
@@ -119,7 +121,7 @@ def _measure(
     against: Artifact | None,
     settings: Benchmark,
     inputs: Path | None,
-    on_step: Callable[[int, int, str], None],
+    events: Events,
     kept: Samples,
 ) -> list[Json]:
     """On an emulated device nothing is timed, on a simulated one nothing runs."""
@@ -130,8 +132,8 @@ def _measure(
     if is_predicted(settings.device):
         return predict_files(files, settings)
     if is_emulated(settings.device):
-        return emulate_files(files, against, settings, inputs, on_step)
-    return measure_files(files, against, settings, on_step, kept, inputs)
+        return emulate_files(files, against, settings, inputs, events)
+    return measure_files(files, against, settings, events, kept, inputs)
 
 
 def _keep(measurements: list[Json], kept: Samples, plot: Path | None, samples: Path | None) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from edgedistill.cli.common import AsJson, Debug, complain, emit, say
+from edgedistill.cli.common import AsJson, Debug, emit, say
+from edgedistill.cli.progress import TerminalEvents
+from edgedistill.contracts import Installs
 from edgedistill.errors import UsageError
-from edgedistill.plugins import load_device
+from edgedistill.plugins import load_device, offers
 
 
 def bootstrap(
@@ -28,8 +30,8 @@ def bootstrap(
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
     """Install runtimes and numpy on a board, in a folder of their own there, and say which versions it has."""
-    plugin: Any = load_device(device)
-    if not hasattr(plugin, "bootstrap"):
+    plugin = offers(load_device(device), Installs)
+    if plugin is None:
         raise UsageError(
             f"nothing can be installed on {device}",
             where="command line",
@@ -37,7 +39,7 @@ def bootstrap(
             got=repr(device),
             fix="name such a board",
         )
-    found = plugin.bootstrap(device, runtime or [], wheels, complain)
+    found = plugin.bootstrap(device, runtime or [], wheels, TerminalEvents())
     if as_json:
         emit({"bootstrap": found})
     else:

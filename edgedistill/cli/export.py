@@ -84,7 +84,7 @@ def export(
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
     """Export a model to several runtimes and prove every file. Exit code 1 if a file departs from the model."""
-    from edgedistill.cli.progress import TerminalWatch
+    from edgedistill.cli.progress import TerminalEvents
     from edgedistill.conversion.export import Settings, write
     from edgedistill.conversion.loading import Options, load
     from edgedistill.models.reference import folded, made_ready
@@ -97,8 +97,8 @@ def export(
         _numbers(std, "--std"),
         _lines(labels),
     )
-    watch, log = TerminalWatch(), out.with_name(f".{out.name}.log")
-    with watch.bar, watch.captured(log):  # converters are talkative
+    events, log = TerminalEvents(), out.with_name(f".{out.name}.log")
+    with events.bar, events.captured(log):  # converters are talkative
         folds = _words(fold, "--fold") if fold else []
         given = arrays_of(inputs, "--inputs")
         ready = made_ready(given, options.normalization, folds) if given is not None else None
@@ -113,7 +113,7 @@ def export(
             opset,
             licence,
         )
-        document = write(source, out, settings, watch.step)
+        document = write(source, out, settings, events)
     log.replace(out / "export.log")
     if as_json:
         emit({"output": str(out), **{key: value for key, value in document.items() if key != "schema"}})

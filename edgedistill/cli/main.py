@@ -61,12 +61,12 @@ def compress(
 ) -> int:
     """Take a recipe from its data to a gated bundle. The same command again resumes, and redoes only what changed."""
     from edgedistill import pipeline
-    from edgedistill.cli.progress import TerminalWatch
+    from edgedistill.cli.progress import TerminalEvents
     from edgedistill.recipe.document import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
     run_dir = run or Path("runs") / recipe.stem
-    outcome = pipeline.compress(loaded, recipe.parent, run_dir, until=until, watch=TerminalWatch())
+    outcome = pipeline.compress(loaded, recipe.parent, run_dir, until=until, events=TerminalEvents())
     document: Json = {
         "run": str(run_dir),
         "stages": [_stage(s) for s in outcome.stages],
@@ -233,13 +233,14 @@ def devices_list(
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
     """List the devices: those here, the boards of devices.toml and the ssh config, the simulated with their error."""
-    from edgedistill.plugins import find_plugin, list_devices, missing_requirements, plugin_names, source_of
-    from edgedistill.prediction.predict import catalogue, is_predicted
+    from edgedistill.plugins import find_devices, list_devices, missing_requirements
+    from edgedistill.prediction.predict import catalogue
     from edgedistill.report.predictions import show_catalogue
+    from edgedistill.types import Source
 
-    every = [find_plugin("devices", name) for name in plugin_names("devices")]
-    ready = [plugin for plugin in every if not missing_requirements(plugin) and not is_predicted(plugin.SCHEME)]
-    found = [one.to_json(source_of(plugin.SCHEME)) for plugin in ready for one in list_devices(plugin)]
+    ready = [plugin for plugin in find_devices().values() if not missing_requirements(plugin)]
+    real = [plugin for plugin in ready if plugin.TRAITS.source is not Source.PREDICTED]
+    found = [one.to_json(plugin.TRAITS.source) for plugin in real for one in list_devices(plugin)]
     simulated = catalogue()
     if as_json:
         emit({"devices": [*found, *simulated]})
@@ -262,14 +263,14 @@ def devices_show(
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
     """Show one device."""
-    from edgedistill.plugins import load_device, source_of
+    from edgedistill.plugins import load_device, traits_of
     from edgedistill.prediction.predict import is_predicted, profile_of
     from edgedistill.report.predictions import show_profile
 
     if plot is not None:
         require_folder("--plot", plot)
     simulated = is_predicted(device) and ":" in device
-    found = profile_of(device) if simulated else load_device(device).describe(device).to_json(source_of(device))
+    found = profile_of(device) if simulated else load_device(device).describe(device).to_json(traits_of(device).source)
     if plot is not None and simulated:
         from edgedistill.report.prediction_plot import anchors_picture
         from edgedistill.storage import storage_errors, write_atomically
@@ -350,18 +351,25 @@ def plugins(
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
     """List the plug-ins of each shelf, and what each lacks."""
-    from edgedistill.plugins import VERBS, find_plugin, missing_requirements, plugin_names
+    from edgedistill.contracts import REQUIRED
+    from edgedistill.plugins import capabilities, find_plugin, missing_requirements, plugin_names
 
-    found = {
-        shelf: {name: missing_requirements(find_plugin(shelf, name)) for name in plugin_names(shelf)} for shelf in VERBS
-    }
+    found: dict[str, list[Json]] = {}
+    for shelf in REQUIRED:
+        every = {name: find_plugin(shelf, name) for name in plugin_names(shelf)}
+        found[shelf] = [
+            {"name": name, "missing": missing_requirements(plugin), "offers": capabilities(shelf, plugin)}
+            for name, plugin in every.items()
+        ]
     if as_json:
-        emit({"plugins": {s: [{"name": n, "missing": m} for n, m in names.items()] for s, names in found.items()}})
+        emit({"plugins": found})
     else:
-        for shelf, names in found.items():
-            for name, missing in names.items():
-                lacks = f"missing {', '.join(missing)}: pip install 'edgedistill[{name}]'" if missing else "ready"
-                say(f"{shelf:<11} {name:<10} {lacks}")
+        for place, rows in found.items():
+            for row in rows:
+                missing = ", ".join(row["missing"])
+                lacks = f"missing {missing}: pip install 'edgedistill[{row['name']}]'" if missing else "ready"
+                also = f"; offers {', '.join(row['offers'])}" if row["offers"] else ""
+                say(f"{place:<11} {row['name']:<14} {lacks}{also}")
     return 0
 
 

@@ -86,13 +86,17 @@ def _of_file(artifact: Artifact) -> Json:
 
 def _of_model(target: str, formats: Sequence[str], shapes: tuple[str, ...], arguments: tuple[str, ...]) -> Json:
     """Operators as torch.export sees them, and which formats take them."""
-    from edgedistill.cli.progress import TerminalWatch
+    from edgedistill.cli.progress import TerminalEvents
     from edgedistill.conversion.loading import Options, load
     from edgedistill.conversion.operators import foreseen, reason_of
 
-    watch = TerminalWatch()
-    with tempfile.TemporaryDirectory() as folder, watch.bar, watch.captured(Path(folder) / "log"):  # torch is talkative
-        watch.step("look at the operators", 0, 1)
+    events = TerminalEvents()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        events.bar,
+        events.captured(Path(folder) / "log"),
+    ):  # torch is talkative
+        events.step("look at the operators", 0, 1)
         source = load(target, Options(shapes=shapes, arguments=arguments), None)
         rows, errors = foreseen(source.model, source.signature, formats, source.inputs)
     if errors and not rows:

@@ -57,14 +57,14 @@ def predict(
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
     """Predict a file's latency and memory on simulated devices, each with its 80% interval and error. Fastest first."""
-    from edgedistill.cli.progress import TerminalWatch
+    from edgedistill.cli.progress import TerminalEvents
     from edgedistill.prediction.predict import predict as predicted
     from edgedistill.report.predictions import show_predictions
 
     if plot is not None:
         require_folder("--plot", plot)
-    watch = TerminalWatch()
-    with watch.bar:
+    events = TerminalEvents()
+    with events.bar:
         found = predicted(
             artifact,
             device or [],
@@ -75,7 +75,7 @@ def predict(
             host=_host() if host else None,
             budget_ms=budget_ms,
             budget_mb=budget_mb,
-            on_step=lambda done, total, text: watch.step(text, done, total),
+            events=events,
         )
     if plot is not None:
         from edgedistill.report.prediction_plot import prediction_picture
@@ -130,7 +130,7 @@ def calibrate(
     debug: Debug = False,  # noqa: ARG001 - read in main
 ) -> int:
     """Make a profile of a board of your own: a suite of generated networks is measured, or timings are given."""
-    from edgedistill.cli.progress import TerminalWatch
+    from edgedistill.cli.progress import TerminalEvents
     from edgedistill.errors import UsageError
     from edgedistill.prediction.own_board import Board, from_anchors, from_device
 
@@ -146,11 +146,9 @@ def calibrate(
     if anchors is not None:
         found = from_anchors(board, anchors)
     else:
-        watch = TerminalWatch()
-        with watch.bar:
-            found = from_device(
-                board, str(device), lambda done, total, text: watch.step(f"measure {text}", done, total)
-            )
+        events = TerminalEvents()
+        with events.bar:
+            found = from_device(board, str(device), events)
     if as_json:
         emit(found)
     else:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgedistill.events import Epoch
 
 
-class TerminalWatch:
+class TerminalEvents:
     """Draws on stderr; where that is no terminal, a line per stage and per training.
 
     It writes to a copy of the descriptor, so that it stays visible while libraries are captured.

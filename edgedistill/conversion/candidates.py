@@ -12,6 +12,7 @@ import numpy as np
 from edgedistill.artifacts.running import compute_all, matched, subjects
 from edgedistill.conversion.fastest import race
 from edgedistill.errors import EdgeDistillError, UsageError, nearest
+from edgedistill.events import QUIET
 from edgedistill.plugins import load_exporter
 from edgedistill.types import Precision
 
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from edgedistill.events import Events
     from edgedistill.recipe.benchmark import Benchmark
     from edgedistill.recipe.export import Quantize
-    from edgedistill.types import Array, Artifact, Json, Scheme
+    from edgedistill.types import Array, Artifact, Json, QuantizationScheme
 
 Outputs = dict[str, "Array"]
 """Output name of the file -> (samples, ...), float."""
@@ -53,7 +55,7 @@ class CandidateSamples:
 class Tried:
     """A candidate: how it was made, its file, its quality, its outputs over the validation samples."""
 
-    scheme: Scheme
+    scheme: QuantizationScheme
     artifact: Artifact
     quality: float
     outputs: Outputs
@@ -86,17 +88,18 @@ class _Search:
     precision: Precision
     samples: CandidateSamples
     folder: Path
-    on_step: Callable[[str], None]
-    refused: list[tuple[Scheme, EdgeDistillError]] = field(default_factory=list)
+    events: Events
+    refused: list[tuple[QuantizationScheme, EdgeDistillError]] = field(default_factory=list)
 
     def run(self, artifact: Artifact) -> Outputs:
         """Outputs over the validation samples, in the first runtime of the format."""
         found = compute_all(subjects([artifact])[0], self.samples.validation, self.folder / ".outputs.npz")
         return matched(found, [spec.name for spec in artifact.signature.outputs])
 
-    def attempt(self, scheme: Scheme, number: int, reference: Outputs) -> Tried:
+    def attempt(self, scheme: QuantizationScheme, number: int, reference: Outputs) -> Tried:
         """Make a candidate and judge it beside the outputs of the fp32 file."""
-        self.on_step(f"try {scheme.name}" + (f", {len(scheme.keep_float)} layers in float" * bool(scheme.keep_float)))
+        kept = f", {len(scheme.keep_float)} layers in float" if scheme.keep_float else ""
+        self.events.step(f"try {scheme.name}{kept}", 0, 1)
         folder = self.folder / str(number)
         folder.mkdir(parents=True, exist_ok=True)
         exporter = load_exporter(self.base.format)
@@ -104,7 +107,7 @@ class _Search:
         outputs = self.run(made)
         return Tried(scheme, made, self.samples.score(outputs, reference), outputs)
 
-    def attempts(self, schemes: Sequence[Scheme], reference: Outputs) -> list[Tried]:
+    def attempts(self, schemes: Sequence[QuantizationScheme], reference: Outputs) -> list[Tried]:
         """All candidates that can be made; those that a tool or a runtime refuses go to `refused`.
 
         Raises:
@@ -128,7 +131,7 @@ def choose(
     settings: Quantize,
     benchmark: Benchmark,
     out: Path,
-    on_step: Callable[[str], None] = lambda _: None,
+    events: Events = QUIET,
 ) -> Choice:
     """Make candidates, measure them beside the fp32 file, and put the best into `out`.
 
@@ -140,14 +143,14 @@ def choose(
         EdgeDistillError: a quantiser or a runtime refuses every candidate.
     """
     folder = out / ".candidates"
-    search = _Search(artifact, precision, samples, folder, on_step)
+    search = _Search(artifact, precision, samples, folder, events)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         reference = search.run(artifact)
         fp32 = samples.score(reference, reference)
         tried = search.attempts(_wanted(artifact, precision, settings), reference)
         fitting = _apart([t for t in tried if fp32 - t.quality <= settings.max_drop])
-        raced = race(artifact, [t.artifact for t in fitting], benchmark, on_step)
+        raced = race(artifact, [t.artifact for t in fitting], benchmark, events)
         best = fitting[raced.winner] if fitting else max(tried, key=lambda t: t.quality)
         if not fitting and settings.fallback and precision is Precision.INT8_STATIC:
             best = _returned(search, best, reference, fp32 - settings.max_drop, len(tried))
@@ -172,7 +175,7 @@ def choose(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wanted(artifact: Artifact, precision: Precision, settings: Quantize) -> Sequence[Scheme]:
+def _wanted(artifact: Artifact, precision: Precision, settings: Quantize) -> Sequence[QuantizationScheme]:
     known = load_exporter(artifact.format).schemes(precision)
     if not settings.integer_ends:
         known = tuple(replace(s, options={**s.options, "float_ends": True}) for s in known)
@@ -299,7 +302,7 @@ def _row(
     }
 
 
-def _refused(scheme: Scheme, error: EdgeDistillError, samples: CandidateSamples, fp32: float) -> Json:
+def _refused(scheme: QuantizationScheme, error: EdgeDistillError, samples: CandidateSamples, fp32: float) -> Json:
     return {
         "scheme": scheme.name,
         "placement": scheme.placement,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from edgedistill.conversion.operators import require_convertible
 from edgedistill.conversion.recommendation import recommend, with_choice
 from edgedistill.conversion.samples import LABELS, check_samples, judged
 from edgedistill.errors import EdgeDistillError, ModelError, UsageError
+from edgedistill.events import QUIET, Part
 from edgedistill.measurement.measure import measure
 from edgedistill.models.reference import Source, arrays_of, folded, made_ready, model_bytes, of_module
 from edgedistill.parity.compare import Parity, compare_outputs, keep_sample, worst
@@ -28,7 +28,9 @@ from edgedistill.storage import require_space, storage_errors, write_atomically
 from edgedistill.types import Array, Artifact, Json, Normalization, Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+
+    from edgedistill.events import Events
 
 SCHEMA = "edgedistill.export/1"
 _MARGIN_BYTES = 2**20
@@ -86,7 +88,7 @@ def export(
     opset: int | None = None,
     licence: str = "",
     fold: Sequence[str] = (),
-    on_step: Callable[[str, int, int], None] = lambda *_: None,
+    events: Events = QUIET,
 ) -> Json:
     """Export a torch module to several runtimes, and prove every file.
 
@@ -108,7 +110,7 @@ def export(
         licence: under which the files are given away, an SPDX name; it stands inside them.
         fold: put into the graph: `normalization`, and `softmax` or `argmax`; with the first, `example`, `calibration`
             and `validation` are raw samples.
-        on_step: told what is done, how much is done, and of how much.
+        events: told what is done, how much is done, and of how much.
 
     Returns:
         The document that export.json holds: `artifacts`, each with its signature, parity and candidates; where more
@@ -131,12 +133,10 @@ def export(
         opset,
         licence,
     )
-    return write(source, Path(out), settings, on_step)
+    return write(source, Path(out), settings, events)
 
 
-def write(
-    source: Source, out: Path, settings: Settings, on_step: Callable[[str, int, int], None] = lambda *_: None
-) -> Json:
+def write(source: Source, out: Path, settings: Settings, events: Events = QUIET) -> Json:
     """Write every format and precision, run each file in every runtime of its format, and say which to ship.
 
     Raises:
@@ -146,7 +146,7 @@ def write(
     wanted = settings.wanted
     exporters = {fmt: load_exporter(fmt) for fmt in settings.to}
     _check(source, exporters, wanted, settings, out)
-    on_step("look at the operators", 0, 2 * len(exporters) * len(wanted))
+    events.step("look at the operators", 0, 2 * len(exporters) * len(wanted))
     require_convertible(source.model, source.name, source.signature, tuple(exporters), source.inputs, settings.opset)
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -156,8 +156,8 @@ def write(
     apart: dict[str, dict[str, str]] = {}
     with storage_errors(out.parent):
         for number, (fmt, precision) in enumerate(jobs):
-            told = partial(_told, on_step, f"write {fmt} {precision.short}", number, 2 * len(jobs))
-            told("")
+            part_of = Part(events, f"write {fmt} {precision.short}", number, 2 * len(jobs))
+            events.step(part_of.title, number, 2 * len(jobs))
             folder = part / fmt
             folder.mkdir(parents=True, exist_ok=True)
             require_space(folder, 4 * model_bytes(source) + _MARGIN_BYTES)
@@ -166,26 +166,22 @@ def write(
                     source.model, source.name, source.signature, folder, source.inputs, settings.opset
                 )
             else:
-                choice, departures = _chosen(source, artifacts, precision, settings, folder, told)
+                choice, departures = _chosen(source, artifacts, precision, settings, folder, part_of)
                 made = choice.artifact
                 apart[made.id] = departures
                 choices.append(_choice_json(choice))
             artifacts.append(embedded(made, Origin(settings.licence)))
         documents = []
         for number, artifact in enumerate(artifacts):
-            on_step(f"prove {artifact.id}", len(jobs) + number, 2 * len(jobs))
+            events.step(f"prove {artifact.id}", len(jobs) + number, 2 * len(jobs))
             documents.append(with_choice(_proved(source, artifact, part, apart.get(artifact.id, {})), choices))
         document = {"schema": SCHEMA, "name": source.name, "artifacts": documents}
         if choices:
-            document |= _measured(source, artifacts, documents, settings, part, on_step)
+            document |= _measured(source, artifacts, documents, settings, part, events)
         write_atomically(part / "export.json", json.dumps(document, indent=1, allow_nan=False))
         shutil.rmtree(out, ignore_errors=True)
         part.rename(out)
     return document
-
-
-def _told(on_step: Callable[[str, int, int], None], what: str, done: int, total: int, more: str) -> None:
-    on_step(f"{what}: {more}" if more else what, done, total)
 
 
 def _chosen(
@@ -194,14 +190,14 @@ def _chosen(
     precision: Precision,
     settings: Settings,
     folder: Path,
-    told: Callable[[str], None],
+    events: Events,
 ) -> tuple[Choice, dict[str, str]]:
     """The best candidate of a precision, made from the last fp32 file; runtimes that depart from the reference's."""
     base = next(a for a in reversed(artifacts) if a.precision is Precision.FP32)
     samples = folder / ".validation.npz"
     given = judged(source.inputs, settings.calibration, settings.validation, samples)
     try:
-        choice = choose(base, precision, given, settings.quantize, settings.benchmark, folder, told)
+        choice = choose(base, precision, given, settings.quantize, settings.benchmark, folder, events)
         return choice, _apart(choice.artifact, samples, folder)
     finally:
         samples.unlink()
@@ -232,7 +228,7 @@ def _measured(
     documents: Sequence[Json],
     settings: Settings,
     root: Path,
-    on_step: Callable[[str, int, int], None],
+    events: Events,
 ) -> Json:
     """Latency and memory of every file beside fp32, and which file to ship for each runtime."""
     refused = {(d["id"], runtime) for d in documents for runtime in d["not_for"]}
@@ -240,9 +236,7 @@ def _measured(
     inputs = root / ".inputs.npz"
     np.savez(inputs, **{name: np.asarray(array) for name, array in source.inputs.items()})
     try:
-        measurements = measure(
-            found, settings.benchmark, inputs, lambda done, total, text: on_step(f"measure {text}", done, total)
-        )
+        measurements = measure(found, settings.benchmark, inputs, events)
     finally:
         inputs.unlink()
     return {

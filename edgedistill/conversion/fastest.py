@@ -9,12 +9,15 @@ import numpy as np
 
 from edgedistill.artifacts.running import subjects_on
 from edgedistill.errors import EdgeDistillError
+from edgedistill.events import QUIET
 from edgedistill.measurement.measure import measure, measure_beside, ratio_of
-from edgedistill.plugins import source_of
+from edgedistill.plugins import traits_of
+from edgedistill.types import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    from edgedistill.events import Events
     from edgedistill.recipe.benchmark import Benchmark
     from edgedistill.types import Artifact
 
@@ -43,9 +46,7 @@ class Race:
     notes: tuple[str, ...] = ()
 
 
-def race(
-    base: Artifact, files: Sequence[Artifact], benchmark: Benchmark, on_step: Callable[[str], None] = lambda _: None
-) -> Race:
+def race(base: Artifact, files: Sequence[Artifact], benchmark: Benchmark, events: Events = QUIET) -> Race:
     """Measure files beside their base, in the first runtime of the format, on the benchmark's device.
 
     The first file wins, unless another is faster than it by 2% and the interleaved comparison of the two (speed.py)
@@ -56,12 +57,12 @@ def race(
         return Race(0, ((),) * len(files), benchmark.device)
     settings, notes = _target(benchmark)
     try:
-        return _raced(base, files, settings, notes, on_step)
+        return _raced(base, files, settings, notes, events)
     except EdgeDistillError as error:
         if settings.device == HOST:
             raise
         notes = (f"{settings.device} did not measure the candidates ({error.message}): this host did",)
-        return _raced(base, files, settings.model_copy(update={"device": HOST}), notes, on_step)
+        return _raced(base, files, settings.model_copy(update={"device": HOST}), notes, events)
 
 
 def _target(benchmark: Benchmark) -> tuple[Benchmark, tuple[str, ...]]:
@@ -69,10 +70,10 @@ def _target(benchmark: Benchmark) -> tuple[Benchmark, tuple[str, ...]]:
     quick = benchmark.model_copy(
         update={"rounds": _ROUNDS, "min_queries": 64, "min_duration_s": 0.05, "sustained_min": 0.0, "profile": 0}
     )
-    source = source_of(benchmark.device)
-    if source == "measured":
+    source = traits_of(benchmark.device).source
+    if source is Source.MEASURED:
         return quick, ()
-    why = f"{benchmark.device} is {source} and gives no times: candidates were measured on this host"
+    why = f"{benchmark.device} is {source.value} and gives no times: candidates were measured on this host"
     return quick.model_copy(update={"device": HOST}), (why,)
 
 
@@ -81,20 +82,20 @@ def _raced(
     files: Sequence[Artifact],
     settings: Benchmark,
     notes: tuple[str, ...],
-    on_step: Callable[[str], None],
+    events: Events,
 ) -> Race:
     named = [replace(file, model=f"candidate-{n}") for n, file in enumerate(files)]
     found = [subjects_on(settings.device, [one])[0] for one in (base, *named)]
-    on_step(f"measure {len(files)} candidates beside fp32 on {settings.device}")
-    reference, *measured = measure(found, settings, None, lambda *_: None)
+    events.step(f"measure {len(files)} candidates beside fp32 on {settings.device}", 0, 1)
+    reference, *measured = measure(found, settings, None, QUIET)
     rounds = tuple(tuple(ratio_of(m, reference)["rounds"]) for m in measured)
     middles = [float(np.median(ratios)) for ratios in rounds]
     rival = next(n for n, middle in enumerate(middles) if middle <= _NEAR * min(middles))
     if rival == 0 or middles[rival] > _WORTH * middles[0]:
         return Race(0, rounds, settings.device, notes)
-    on_step(f"compare two candidates on {settings.device}")
+    events.step(f"compare two candidates on {settings.device}", 0, 1)
     deciding = settings.model_copy(update={"rounds": _DECIDING_ROUNDS})
-    compared, _ = measure_beside([found[rival + 1]], found[1], deciding, lambda *_: None)
+    compared, _ = measure_beside([found[rival + 1]], found[1], deciding, QUIET)
     ratio = compared["ratio_to_reference"]
     if ratio["answer"] != "faster":
         return Race(0, rounds, settings.device, notes)

@@ -135,13 +135,13 @@ def _of_onnx(path: Path, options: Options, given: Mapping[str, Array] | None) ->
     """An ONNX file: its own answers are those of onnxruntime."""
     from edgedistill.artifacts.running import compute_all, subjects
     from edgedistill.plugins import load_device
-    from edgedistill.types import Artifact, BenchmarkJob, Precision
+    from edgedistill.types import AgentCall, Artifact, Precision
 
     normalization = options.normalization
     blank = Signature((), (), normalization, options.labels)
     artifact = Artifact.of_files(path, model="source", fmt="onnx", precision=Precision.FP32, signature=blank)
     (subject,) = subjects([artifact])
-    taken = load_device("cpu").run("cpu", BenchmarkJob(path, subject.runtime)).document["inputs"]
+    taken = load_device("cpu").run("cpu", AgentCall(path, subject.runtime)).document["inputs"]
     specs = [TensorSpec(one["name"], ("batch", *one["shape"][1:]), one["dtype"]) for one in taken]
     examples = _examples(specs, _SAMPLES, given, None)
     with tempfile.TemporaryDirectory() as folder:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgedistill.contracts import TellsOperators
 from edgedistill.errors import ModelError
-from edgedistill.plugins import load_exporter
+from edgedistill.plugins import load_exporter, offers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,11 +38,11 @@ def foreseen(
     operators: dict[str, list[Operator]] = {}
     errors: dict[str, ModelError] = {}
     for fmt in formats:
-        foresee = getattr(load_exporter(fmt), "foresee", None)
-        if foresee is None:
+        teller = offers(load_exporter(fmt), TellsOperators)
+        if teller is None:
             continue
         try:
-            operators[fmt] = foresee(model, signature, examples, opset)
+            operators[fmt] = teller.foresee(model, signature, examples, opset)
         except ModelError as error:
             errors[fmt] = error
     return operators, errors

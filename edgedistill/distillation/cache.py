@@ -24,12 +24,13 @@ from edgedistill.errors import StorageError
 from edgedistill.models.signals import Signal, Signals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from jaxtyping import Float
 
     from edgedistill.distillation.training.trainer import Answers
+    from edgedistill.events import Events
     from edgedistill.recipe.document import Cache, Train
     from edgedistill.types import Array, Json
 
@@ -99,7 +100,7 @@ def write_cache(
     settings: Cache,
     train: Train,
     seed: int,
-    on_step: Callable[[int, int], None],
+    events: Events,
 ) -> None:
     """Run the teacher once over every view of every sample, in batches of the training's size.
 
@@ -121,7 +122,7 @@ def write_cache(
             for number, store in enumerate(stores):
                 for name, values in store.encoded(number, answers[store.signal]).items():
                     arrays[name][view, start : start + size] = values
-            on_step(view * samples + int(rows[-1]) + 1, views * samples)
+            events.step("run the teacher", view * samples + int(rows[-1]) + 1, views * samples)
     del arrays  # writes what is still in memory
     _write_index(folder, stores, views, samples)
 

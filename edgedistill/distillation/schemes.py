@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgedistill.data.splits import Data
-    from edgedistill.events import Epoch, Watch
+    from edgedistill.events import Events
     from edgedistill.recipe.document import Recipe, Term, Train
     from edgedistill.recipe.models import StudentModel
     from edgedistill.teachers.build import Teacher
@@ -54,7 +54,7 @@ class Classroom:
         beside: its folder.
         data: the splits.
         resume: folder for checkpoints and logs, one below it a training.
-        watch: where progress goes.
+        events: where progress goes.
         held_out: rows of the training split that are not learned.
     """
 
@@ -62,7 +62,7 @@ class Classroom:
     beside: Path
     data: Data
     resume: Path
-    watch: Watch
+    events: Events
     held_out: tuple[int, ...] = ()
 
     def lesson(self, settings: Train) -> Lesson:
@@ -285,14 +285,8 @@ def _fit(
     settings: Train,
     seed: int,
 ) -> None:
-    def told(epoch: Epoch) -> None:
-        room.watch.epoch(name, epoch, settings.epochs)
-
-    def stepped(done: float) -> None:
-        room.watch.training(name, done, settings.epochs)
-
     try:
-        fit(learner, objective, lesson, settings, seed, folder=room.resume / name, on_epoch=told, on_step=stepped)
+        fit(learner, objective, lesson, settings, seed, folder=room.resume / name, name=name, events=room.events)
     finally:
         learner.close()
 

@@ -10,7 +10,7 @@ from edgedistill.distillation.cache import Plan, plan, write_cache
 from edgedistill.distillation.objective.objective import wanted
 from edgedistill.distillation.schemes import Classroom, distil, learn_labels, listening, share_size
 from edgedistill.distillation.training.place import deterministic
-from edgedistill.events import Silent, Watch
+from edgedistill.events import QUIET, Events
 from edgedistill.models.weights import load_checkpoint
 from edgedistill.recipe.document import EnsembleTeacher, FileTeacher, MultiStage, Mutual, SelfDistillation
 from edgedistill.students.build import build
@@ -50,14 +50,14 @@ class Job:
     student: Path | None = None
     cache: Path | None = None
 
-    def room(self, watch: Watch) -> Classroom:
+    def room(self, events: Events) -> Classroom:
         """What all trainings share."""
-        return Classroom(self.recipe, self.beside, load(self.data), self.resume, watch)
+        return Classroom(self.recipe, self.beside, load(self.data), self.resume, events)
 
 
-def train_teacher(job: Job, keep: Callable[[nn.Module], None] | None = None, watch: Watch | None = None) -> None:
+def train_teacher(job: Job, keep: Callable[[nn.Module], None] | None = None, events: Events = QUIET) -> None:
     """Build the teacher, and train those members that the recipe wants trained."""
-    room = job.room(watch or Silent())
+    room = job.room(events)
     teacher = _teacher(job, room, trained=False)
     spec = job.recipe.teacher
     specs = spec.ensemble if isinstance(spec, EnsembleTeacher) else [spec]
@@ -70,18 +70,18 @@ def train_teacher(job: Job, keep: Callable[[nn.Module], None] | None = None, wat
         keep(teacher)
 
 
-def train_students(job: Job, keep: Callable[[nn.Module, str], None] | None = None, watch: Watch | None = None) -> str:
+def train_students(job: Job, keep: Callable[[nn.Module, str], None] | None = None, events: Events = QUIET) -> str:
     """Every student of the recipe, and the baselines beside them; returns the teacher's fingerprint.
 
     Args:
         job: what is needed.
         keep: takes a trained student and its name; the leading process has one.
-        watch: where progress goes.
+        events: where progress goes.
 
     Raises:
         ModelError: the teacher changed, whatever the scheme.
     """
-    room = job.room(watch or Silent())
+    room = job.room(events)
     settings, teacher = job.recipe.distill, _teacher(job, room, trained=True)
     before = fingerprint(teacher)
     for number in range(settings.seeds):
@@ -128,13 +128,13 @@ def cached_train(settings: Distill) -> Train:
     return settings
 
 
-def build_cache(job: Job, folder: Path, watch: Watch) -> Plan:
+def build_cache(job: Job, folder: Path, events: Events) -> Plan:
     """Decide about a cache, and write it if it is worth it.
 
     Raises:
         StorageError: it is demanded and does not fit.
     """
-    room, settings = job.room(watch), job.recipe.distill
+    room, settings = job.room(events), job.recipe.distill
     signals = teacher_signals(settings)
     train = cached_train(settings)
     with deterministic(job.recipe.seed, job.recipe.threads):
@@ -143,7 +143,7 @@ def build_cache(job: Job, folder: Path, watch: Watch) -> Plan:
         with listening(teacher, signals, lesson.inputs[:2], share_size(train)) as live:
             shapes = live.shapes(room.data.classes)
             found = plan(settings.cache, train, settings.seeds * passes(settings), shapes, len(lesson.labels), folder)
-            watch.note(found.reason)
+            events.note(found.reason)
             if found.use:
                 write_cache(
                     folder,
@@ -153,7 +153,7 @@ def build_cache(job: Job, folder: Path, watch: Watch) -> Plan:
                     settings.cache,
                     train,
                     job.recipe.seed,
-                    lambda done, total: watch.step("run the teacher", done, total),
+                    events,
                 )
     return found
 

@@ -15,14 +15,15 @@ from edgedistill.artifacts.running import compute_all, generated, subjects, subj
 from edgedistill.errors import ArtifactError, CoreError
 from edgedistill.measurement.measure import measurement_of
 from edgedistill.parity.compare import compare
-from edgedistill.plugins import load_device, source_of
+from edgedistill.plugins import load_device, traits_of
 from edgedistill.recipe.document import ParitySettings
-from edgedistill.types import BenchmarkJob
+from edgedistill.types import AgentCall, Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from edgedistill.artifacts.running import Subject
+    from edgedistill.events import Events
     from edgedistill.recipe.document import Benchmark
     from edgedistill.types import Array, Artifact, Json
 
@@ -32,8 +33,8 @@ _MEASURED_ONLY = ("preset", "rounds", "cores")
 
 
 def is_emulated(device_id: str) -> bool:
-    """Whether a device's figures are emulated: its plug-in says SOURCE = "emulated"."""
-    return source_of(device_id) == "emulated"
+    """Whether a device's figures are emulated: its plug-in says TRAITS."""
+    return traits_of(device_id).source is Source.EMULATED
 
 
 def emulate_files(
@@ -41,13 +42,13 @@ def emulate_files(
     against: Artifact | None,
     settings: Benchmark,
     inputs: Path | None,
-    on_step: Callable[[int, int, str], None],
+    events: Events,
 ) -> list[Json]:
     """One measurement (source `emulated`) per artifact and runtime that the device has.
 
     Each is compared with the same file on this machine, over `inputs` (.npz, first axis: samples) or 8 seeded normal
     samples: in the same runtime, or, where the device has one of its own, in that which its plug-in names first in
-    REFERENCES, by reference kernels. With `against`, `instructions_to_reference` is the ratio of the totals. What does
+    its traits, by reference kernels. With `against`, `instructions_to_reference` is the ratio of the totals. What does
     not run there is a measurement too: `runs` says why, and `valid` is false.
 
     Raises:
@@ -58,7 +59,7 @@ def emulate_files(
     references = subjects_on(settings.device, [against]) if against else []
     found = []
     for number, subject in enumerate([*every, *references]):
-        on_step(number, len(every) + len(references), f"{subject.artifact.id} in {subject.runtime}")
+        events.step(f"measure {subject.artifact.id} in {subject.runtime}", number, len(every) + len(references))
         found.append(_emulate(subject, settings, inputs))
     own, others = found[: len(every)], found[len(every) :]
     for measurement in own:
@@ -70,7 +71,7 @@ def _emulate(subject: Subject, settings: Benchmark, inputs: Path | None) -> Json
     with tempfile.TemporaryDirectory() as folder:
         samples = inputs or generated(subject.artifact, Path(folder) / "inputs.npz", SAMPLES)
         outputs = Path(folder) / "emulated.npz"
-        job = BenchmarkJob(
+        job = AgentCall(
             subject.artifact.path, subject.runtime, threads=settings.threads, inputs=samples, outputs=outputs
         )
         try:
@@ -97,9 +98,9 @@ def _emulate(subject: Subject, settings: Benchmark, inputs: Path | None) -> Json
 
 
 def _reference(device: str, subject: Subject) -> Subject:
-    """The same file here: in the same runtime, or in the best of the plug-in's REFERENCES that opens it."""
+    """The same file here: in the same runtime, or in the best of the plug-in's references that opens it."""
     here = {one.runtime: one for one in subjects([subject.artifact])}
-    wanted = (subject.runtime, *getattr(load_device(device), "REFERENCES", ()), *here)
+    wanted = (subject.runtime, *traits_of(device).references, *here)
     return next(here[runtime] for runtime in wanted if runtime in here)
 
 

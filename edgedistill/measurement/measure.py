@@ -12,25 +12,26 @@ from edgedistill.artifacts.running import subjects_on
 from edgedistill.errors import UsageError
 from edgedistill.plugins import load_benchmark, load_device, plugin_names
 from edgedistill.statistics.faster import Round, compare_rounds
-from edgedistill.types import BenchmarkJob
+from edgedistill.types import AgentCall
 
 Samples = dict[str, Any]
 """Latencies of single inferences, nanoseconds, in the order of time: `artifact/runtime/round` -> array."""
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from edgedistill.artifacts.running import Subject
+    from edgedistill.events import Events
     from edgedistill.recipe.document import Benchmark
-    from edgedistill.types import Array, Artifact, BenchmarkResult, Json
+    from edgedistill.types import AgentAnswer, Array, Artifact, Json
 
 
 def measure(
     found: Sequence[Subject],
     settings: Benchmark,
     inputs: Path | None,
-    on_step: Callable[[int, int, str], None],
+    events: Events,
     samples: Samples | None = None,
 ) -> list[Json]:
     """Measure every subject: `rounds` fresh processes each, interleaved so that drift meets all alike.
@@ -38,12 +39,12 @@ def measure(
     Into `samples`, if given, go all latencies in nanoseconds, by artifact, runtime and round.
     """
     order = [*found] * settings.rounds
-    results = _run(order, settings, inputs, on_step)
+    results = _run(order, settings, inputs, events)
     _collect(order, results, samples)
     return [measurement_of(subject, results[n :: len(found)], settings) for n, subject in enumerate(found)]
 
 
-def _collect(order: Sequence[Subject], results: Sequence[BenchmarkResult], samples: Samples | None) -> None:
+def _collect(order: Sequence[Subject], results: Sequence[AgentAnswer], samples: Samples | None) -> None:
     if samples is None:
         return
     digests = {(one.artifact.id, one.artifact.sha256) for one in order}
@@ -60,16 +61,16 @@ def _run(
     order: Sequence[Subject],
     settings: Benchmark,
     inputs: Path | None,
-    on_step: Callable[[int, int, str], None],
+    events: Events,
     *,
     single: bool = False,
-) -> list[BenchmarkResult]:
+) -> list[AgentAnswer]:
     """A fresh process for each, in this order; with `single`, each must tell every single latency."""
     device = load_device(settings.device)
     results = []
     met: set[tuple[Path, str]] = set()
     for step, subject in enumerate(order):
-        on_step(step, len(order), f"{subject.artifact.id} in {subject.runtime}")
+        events.step(f"measure {subject.artifact.id} in {subject.runtime}", step, len(order))
         job = _job(subject, settings, inputs)
         sustained = 0.0 if (subject.artifact.path, subject.runtime) in met else settings.sustained_min
         results.append(device.run(settings.device, replace(job, sustained_min=sustained)))
@@ -85,8 +86,8 @@ def _run(
     return results
 
 
-def _job(subject: Subject, settings: Benchmark, inputs: Path | None) -> BenchmarkJob:
-    return BenchmarkJob(
+def _job(subject: Subject, settings: Benchmark, inputs: Path | None) -> AgentCall:
+    return AgentCall(
         subject.artifact.path,
         subject.runtime,
         threads=settings.threads,
@@ -100,7 +101,7 @@ def _job(subject: Subject, settings: Benchmark, inputs: Path | None) -> Benchmar
     )
 
 
-def measurement_of(subject: Subject, results: Sequence[BenchmarkResult], settings: Benchmark) -> Json:
+def measurement_of(subject: Subject, results: Sequence[AgentAnswer], settings: Benchmark) -> Json:
     """What every benchmark of the shelf makes of a subject's processes.
 
     A round that is too short makes it invalid; with the preset `official`, any flag does.
@@ -133,7 +134,7 @@ def measurement_of(subject: Subject, results: Sequence[BenchmarkResult], setting
     return measurement | {"valid": valid and not short and not (strict and flags), "flags": short + flags}
 
 
-def _too_short(results: Sequence[BenchmarkResult], settings: Benchmark) -> list[str]:
+def _too_short(results: Sequence[AgentAnswer], settings: Benchmark) -> list[str]:
     """Rounds with fewer queries or seconds than were asked for."""
     told = [result.document for result in results if "latency_ns" in result.document]
     queries = min((len(one["latency_ns"]) for one in told), default=settings.min_queries)
@@ -148,7 +149,7 @@ def measure_files(
     artifacts: Sequence[Artifact],
     against: Artifact | None,
     settings: Benchmark,
-    on_step: Callable[[int, int, str], None],
+    events: Events,
     samples: Samples | None = None,
     inputs: Path | None = None,
 ) -> list[Json]:
@@ -160,12 +161,12 @@ def measure_files(
     """
     found = subjects_on(settings.device, artifacts)
     if against is None:
-        return measure(found, settings, inputs, on_step, samples)
+        return measure(found, settings, inputs, events, samples)
     references = subjects_on(settings.device, [against])
     measurements = []
     for reference in references:
         own = [subject for subject in found if _partner(subject, references) is reference]
-        measurements += measure_beside(own, reference, settings, on_step, samples, inputs)
+        measurements += measure_beside(own, reference, settings, events, samples, inputs)
     return measurements
 
 
@@ -178,13 +179,13 @@ def measure_beside(
     own: Sequence[Subject],
     reference: Subject,
     settings: Benchmark,
-    on_step: Callable[[int, int, str], None],
+    events: Events,
     samples: Samples | None = None,
     inputs: Path | None = None,
 ) -> list[Json]:
     """Rounds of reference, candidate, reference, candidate, ..., reference; then everyone's measurement and answer."""
     around = [subject for candidate in own for subject in (reference, candidate)] + [reference]
-    results = _run(around * settings.rounds, settings, inputs, on_step, single=True)
+    results = _run(around * settings.rounds, settings, inputs, events, single=True)
     _collect(around * settings.rounds, results, samples)
     by_place = [results[place :: len(around)] for place in range(len(around))]
     beside = measurement_of(reference, [r for place in by_place[::2] for r in place], settings)
@@ -217,7 +218,7 @@ def _compared(rounds: Sequence[Round]) -> Json:
     return {"p50": p50["value"], "p90": p90["value"], **ends, "compared_rounds": document.pop("rounds"), **document}
 
 
-def _latencies_ms(result: BenchmarkResult) -> Array:
+def _latencies_ms(result: AgentAnswer) -> Array:
     return np.asarray(result.document["latency_ns"], dtype=np.float64) / 1e6
 
 

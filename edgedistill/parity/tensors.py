@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgedistill.contracts import ShowsTensors
 from edgedistill.errors import ModelError, PluginError
-from edgedistill.plugins import load_plugin
+from edgedistill.plugins import load_exporter, offers
 from edgedistill.types import Array, TracedTensor
 
 if TYPE_CHECKING:
@@ -30,11 +31,12 @@ def trace_file(artifact: Artifact, runtime: str, sample: Mapping[str, Array]) ->
         PluginError: the exporter has no verb `tensors`.
         ArtifactError: the runtime refuses the file or the sample.
     """
-    exporter = load_plugin("exporters", artifact.format)
-    if not hasattr(exporter, "tensors"):
+    exporter = load_exporter(artifact.format)
+    shows = offers(exporter, ShowsTensors)
+    if shows is None:
         raise PluginError(
             f"the exporter {artifact.format!r} cannot show the tensors of its files",
-            where=exporter.__name__,
+            where=getattr(exporter, "__name__", artifact.format),
             expected="the verb `tensors`",
             got="an exporter without it",
             fix="compare without --layers, or add the verb to the plug-in",
@@ -42,8 +44,7 @@ def trace_file(artifact: Artifact, runtime: str, sample: Mapping[str, Array]) ->
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder) / "sample.npz"
         np.savez(inputs, **dict(sample))
-        found: list[TracedTensor] = exporter.tensors(artifact, runtime, inputs)
-    return found
+        return shows.tensors(artifact, runtime, inputs)
 
 
 def trace_program(graph: Any, sample: Sequence[Array], outputs: Sequence[str], rows: int | None) -> list[TracedTensor]:

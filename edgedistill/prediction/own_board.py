@@ -6,21 +6,24 @@ import csv
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgedistill.contracts import Calibrates
 from edgedistill.errors import UsageError, nearest
 from edgedistill.models.reference import of_module
-from edgedistill.plugins import find_plugin, load_device, load_exporter, plugin_names
+from edgedistill.plugins import find_exporters, first_that, load_device, load_exporter
 from edgedistill.prediction.networks import FEW, SUITE, made
-from edgedistill.types import BenchmarkJob
+from edgedistill.prediction.predict import simulator
+from edgedistill.types import AgentCall
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from torch import nn
 
+    from edgedistill.events import Events
     from edgedistill.types import Json
 
 ROUNDS = 5
@@ -65,7 +68,7 @@ class Timing:
         return min(self.rounds_ms)
 
 
-def from_device(board: Board, device: str, on_step: Callable[[int, int, str], None]) -> Json:
+def from_device(board: Board, device: str, events: Events) -> Json:
     """Measure the suite on a device and write the profile.
 
     Returns:
@@ -75,12 +78,12 @@ def from_device(board: Board, device: str, on_step: Callable[[int, int, str], No
         EdgeDistillError: the runtime or device is unknown, or a network cannot be exported or measured.
     """
     _format_of(board.runtime)  # before minutes are spent
-    _simulator().require_free(board.name, replace=board.replace)
+    first_that("devices", Calibrates).require_free(board.name, replace=board.replace)
     info = load_device(device).describe(device)
     names = FEW if board.few_shot else tuple(SUITE)
     with tempfile.TemporaryDirectory(prefix="edgedistill-suite-") as folder:
         files = {name: exported(name, board.runtime, Path(folder)) for name in names}
-        timings = measured(files, board, device, on_step)
+        timings = measured(files, board, device, events)
         disagree = [t.path.stem for t in timings if np.median(t.rounds_ms) > _DISAGREE * t.ms]
         flags = [f"rounds disagree, the machine was busy: {', '.join(disagree)}"] if disagree else []
         facts = {
@@ -100,8 +103,8 @@ def from_anchors(board: Board, path: Path) -> Json:
     Raises:
         UsageError: an unknown runtime, a column or a file is missing, a row twice, a number none, or in another unit.
     """
-    _simulator().require_runtime(board.runtime)
-    _simulator().require_free(board.name, replace=board.replace)
+    simulator().require_runtime(board.runtime)
+    first_that("devices", Calibrates).require_free(board.name, replace=board.replace)
     timings = _read(path)
     facts = {
         "name": board.name,
@@ -127,15 +130,13 @@ def written(network: nn.Module, shape: tuple[int, ...], name: str, runtime: str,
     return path
 
 
-def measured(
-    files: dict[str, Path], board: Board, device: str, on_step: Callable[[int, int, str], None]
-) -> list[Timing]:
+def measured(files: dict[str, Path], board: Board, device: str, events: Events) -> list[Timing]:
     """Every file in ROUNDS fresh processes, interleaved so that drift meets all alike."""
     found: dict[str, list[float]] = {name: [] for name in files}
     order = [*files] * ROUNDS
     for number, name in enumerate(order):
-        on_step(number, len(order), name)
-        job = BenchmarkJob(
+        events.step(f"measure {name}", number, len(order))
+        job = AgentCall(
             files[name], board.runtime, threads=board.threads, min_queries=_QUERIES, min_duration_s=_SECONDS
         )
         latencies = load_device(device).run(device, job).document["latency_ns"]
@@ -144,7 +145,7 @@ def measured(
 
 
 def _format_of(runtime: str) -> str:
-    formats = {known: fmt for fmt in plugin_names("exporters") for known in find_plugin("exporters", fmt).RUNTIMES}
+    formats = {known: fmt for fmt, exporter in find_exporters().items() for known in exporter.RUNTIMES}
     if runtime not in formats:
         raise UsageError(
             f"unknown runtime {runtime!r}",
@@ -156,16 +157,11 @@ def _format_of(runtime: str) -> str:
     return formats[runtime]
 
 
-def _simulator() -> Any:
-    return find_plugin("devices", "simulated")
-
-
 def _written(board: Board, facts: Json, timings: Sequence[Timing]) -> Json:
     rows = [{"path": t.path, "family": t.family, "ms": t.ms} for t in timings]
-    found: Json = _simulator().calibrate(
+    return first_that("devices", Calibrates).calibrate(
         board.name, rows, facts, runtime=board.runtime, threads=board.threads, app_budget_mb=board.app_budget_mb
     )
-    return found
 
 
 def _read(path: Path) -> list[Timing]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from edgedistill.contracts import Predicts
 from edgedistill.errors import UsageError
-from edgedistill.plugins import find_plugin, source_of
-from edgedistill.types import Precision
+from edgedistill.events import QUIET
+from edgedistill.plugins import first_that, traits_of
+from edgedistill.types import Precision, Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from edgedistill.events import Events
     from edgedistill.recipe.document import Benchmark
     from edgedistill.types import Artifact, Json
 
-PREDICTORS = ("counts", "graph")
 _INTEGERS = (Precision.INT8_STATIC, Precision.INT8_QAT)
 _FLOATS = (Precision.FP32, Precision.FP16)
 _OTHER_FLOATS = {
@@ -25,14 +27,13 @@ _OTHER_FLOATS = {
 
 
 def is_predicted(device_id: str) -> bool:
-    """Whether a device's figures are predicted: its plug-in says SOURCE = "predicted"."""
-    return source_of(device_id) == "predicted"
+    """Whether a device's figures are predicted, as its plug-in's TRAITS say."""
+    return traits_of(device_id).source is Source.PREDICTED
 
 
 def catalogue() -> list[Json]:
     """Every simulated device: `id`, `name`, `class`, `status`, `blocks` with their errors."""
-    found: list[Json] = _simulator().catalogue()
-    return found
+    return simulator().catalogue()
 
 
 def profile_of(device_id: str) -> Json:
@@ -41,8 +42,7 @@ def profile_of(device_id: str) -> Json:
     Raises:
         UsageError: there is none.
     """
-    found: Json = _simulator().show(device_id)
-    return found
+    return simulator().show(device_id)
 
 
 def predict(
@@ -53,15 +53,15 @@ def predict(
     threads: int | None = None,
     precision: str | None = None,
     predictor: str | None = None,
-    host: Callable[[Path, Callable[[int, int, str], None]], Json] | None = None,
+    host: Callable[[Path, Events], Json] | None = None,
     budget_ms: float | None = None,
     budget_mb: float | None = None,
-    on_step: Callable[[int, int, str], None] = lambda *_: None,
+    events: Events = QUIET,
 ) -> Json:
     """Predict a file on simulated devices (none named: all of them).
 
-    With `host`, which is `hosting.measured_here`, the file is measured on this machine first, and that corrects the
-    operator classes. `on_step` is told of what takes long: number, how many, what.
+    With `host`, which is `this_machine.measured_here`, the file is measured on this machine first, and that corrects
+    the operator classes. `events` is told of what takes long.
 
     Returns:
         `host`, what was measured, if it was; `predictions`, the fastest first, each a predicted measurement, and
@@ -73,18 +73,18 @@ def predict(
             `host` with that predictor.
         DeviceError: the one device that was named has nothing to say, or this machine's measurements disagree.
     """
-    if predictor not in (None, *PREDICTORS):
+    if predictor not in (None, *simulator().PREDICTORS):
         raise UsageError(
             f"unknown predictor {predictor!r}",
             where="--predictor",
-            expected=", ".join(PREDICTORS),
+            expected=", ".join(simulator().PREDICTORS),
             got=repr(predictor),
             fix="use one of these, or leave it out",
         )
     if host is not None:
         _require_correctable(devices, runtime, predictor)
-    measured = host(artifact, on_step) if host is not None else None
-    found: Json = _simulator().predict(
+    measured = host(artifact, events) if host is not None else None
+    found = simulator().predict(
         artifact,
         list(devices),
         runtime=runtime,
@@ -92,7 +92,7 @@ def predict(
         precision=_arithmetic(precision),
         predictor="graph" if host else predictor,
         residual=measured["residual"] if measured else None,
-        on_step=on_step,
+        events=events,
     )
     found |= {"host": measured} if measured else {}
     for one in found["predictions"]:
@@ -129,12 +129,13 @@ def _require_correctable(devices: Sequence[str], runtime: str | None, predictor:
             fix="leave one of the two out",
         )
     for device in devices:
-        _simulator().show(device)
-    _simulator().require_runtime(runtime)
+        simulator().show(device)
+    simulator().require_runtime(runtime)
 
 
-def _simulator() -> Any:
-    return find_plugin("devices", "simulated")
+def simulator() -> Predicts:
+    """The plug-in that has the simulated devices."""
+    return first_that("devices", Predicts)
 
 
 def _arithmetic(precision: str | None) -> str | None:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from edgedistill.contracts import CorrectsByHost
 from edgedistill.errors import DeviceError
-from edgedistill.plugins import find_plugin, load_device
+from edgedistill.plugins import first_that, load_device
 from edgedistill.prediction.own_board import written
 from edgedistill.prediction.published import NETWORKS, SIDE
-from edgedistill.types import BenchmarkJob
+from edgedistill.types import AgentCall
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
+    from edgedistill.events import Events
     from edgedistill.types import Json
 
 PROCESSES = 4
@@ -29,7 +31,7 @@ DISAGREE = 1.1
 _INFERENCES = 30
 
 
-def measured_here(artifact: Path, on_step: Callable[[int, int, str], None]) -> Json:
+def measured_here(artifact: Path, events: Events) -> Json:
     """The file's time on this machine against what operator classes say of it.
 
     What they say rests on a server's published timings; how fast this machine is beside that one, on five networks of
@@ -46,18 +48,18 @@ def measured_here(artifact: Path, on_step: Callable[[int, int, str], None]) -> J
         UsageError: a file that is not measured here.
         ArtifactError: a file that cannot be converted.
     """
-    simulator: Any = find_plugin("devices", "simulated")
-    runtime, file, shapes = simulator.host_runnable(artifact)
+    correcting = first_that("devices", CorrectsByHost)
+    runtime, file, shapes = correcting.host_runnable(artifact)
     machine = load_device("cpu").describe("cpu").machine
-    say = simulator.host_expected_ms(machine)
+    say = correcting.host_expected_ms(machine)
     with tempfile.TemporaryDirectory(prefix="edgedistill-host-") as folder:
         files = {artifact.name: file}
         for number, (name, build) in enumerate(NETWORKS.items()):
-            on_step(number, len(NETWORKS), f"export {name}")
+            events.step(f"export {name}", number, len(NETWORKS))
             torch.manual_seed(0)
             files[name] = written(build().eval(), (3, SIDE, SIDE), name, runtime, Path(folder))
         inputs = {artifact.name: _ones(shapes, Path(folder) / "inputs.npz")}
-        times = _timed(files, inputs, runtime, on_step)
+        times = _timed(files, inputs, runtime, events)
         references = {name: times[name][0] / say(files[name]) for name in NETWORKS}
     ms, repeats = times[artifact.name]
     expected = say(artifact) * float(np.median([*references.values()]))
@@ -72,7 +74,7 @@ def measured_here(artifact: Path, on_step: Callable[[int, int, str], None]) -> J
 
 
 def _timed(
-    files: dict[str, Path], inputs: dict[str, Path], runtime: str, on_step: Callable[[int, int, str], None]
+    files: dict[str, Path], inputs: dict[str, Path], runtime: str, events: Events
 ) -> dict[str, tuple[float, list[float]]]:
     """Each file's milliseconds, and its two repeats'; fresh processes, interleaved. `inputs`: .npz, else generated.
 
@@ -86,8 +88,8 @@ def _timed(
     for _ in range(TRIES):
         order = left * PROCESSES
         for number, name in enumerate(order):
-            on_step(number, len(order), f"measure {name} here")
-            job = BenchmarkJob(files[name], runtime, inputs=inputs.get(name), profile=_INFERENCES)
+            events.step(f"measure {name} here", number, len(order))
+            job = AgentCall(files[name], runtime, inputs=inputs.get(name), profile=_INFERENCES)
             rows = load_device("cpu").run("cpu", job).document["profile"]["operators"]
             layers[name].append({row["name"]: row["least_ms"] for row in rows})
         left = [name for name in left if _apart(_repeats(layers[name]))]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import asdict, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from edgedistill.artifacts.metadata import Origin
 from edgedistill.conversion.operators import require_convertible
 from edgedistill.data.on_disk import of_mapped
 from edgedistill.errors import DataError, DeviceError
+from edgedistill.events import Part
 from edgedistill.plugins import load_device, load_exporter
 from edgedistill.recipe.document import Assistants, EnsembleTeacher, FileTeacher, Recipe, files_recipe, recipe_sha256
 from edgedistill.release import bundle as release
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from edgedistill.data.splits import Data
     from edgedistill.distillation.rounding.training import QatJob
     from edgedistill.distillation.trainings import Job
-    from edgedistill.events import Watch
+    from edgedistill.events import Events
     from edgedistill.teachers.build import Teacher
     from edgedistill.types import Artifact
 
@@ -58,11 +58,11 @@ _MARGIN_BYTES = 2**20
 class Stages:
     """The stages of one run, in the order in which they happen."""
 
-    def __init__(self, recipe: Recipe, beside: Path, run: Run, watch: Watch) -> None:
+    def __init__(self, recipe: Recipe, beside: Path, run: Run, events: Events) -> None:
         self.recipe = recipe
         self.beside = beside
         self.run = run
-        self.watch = watch
+        self.events = events
 
     def data(self, out: Path) -> None:
         """The splits, checked and normalised."""
@@ -99,7 +99,7 @@ class Stages:
         """The teacher's answers, where keeping them pays."""
         from edgedistill.distillation.trainings import build_cache
 
-        found = build_cache(self._job(data_stage, teacher.path, out), out, self.watch)
+        found = build_cache(self._job(data_stage, teacher.path, out), out, self.events)
         write_json(asdict(found), out / "plan.json")
 
     def distill(self, data_stage: Stage, teacher: Stage, student: Stage, cache: Stage, out: Path) -> None:
@@ -125,7 +125,7 @@ class Stages:
         taught_by = self._teacher(data, teacher)
         hidden = black_boxes(taught_by)
         if hidden:
-            self.watch.note(f"the teacher is not exported: {', '.join(hidden)} is a black box")
+            self.events.note(f"the teacher is not exported: {', '.join(hidden)} is a black box")
         models = ({} if hidden else {"teacher": taught_by}) | {
             "student": self._restored(self.recipe.student, data, distilled.path / "student.safetensors"),
         }
@@ -154,7 +154,7 @@ class Stages:
         wanted = [Precision.parse(w) for w in self.recipe.export.precisions if w not in ("fp32", "int8-qat")]
         jobs = [(a, p) for a in students for p in wanted if p in load_exporter(a.format).PRECISIONS]
         for artifact, precision in ((a, p) for a in students for p in wanted if (a, p) not in jobs):
-            self.watch.note(f"{artifact.format} has no {precision.short}: left in fp32")
+            self.events.note(f"{artifact.format} has no {precision.short}: left in fp32")
         data = load_data(data_stage)
         rows = self._validation_rows(data, self.recipe.quantize.validation_samples)
         samples = self._samples(data, students[0].signature.inputs[0].name, out, rows)
@@ -163,8 +163,7 @@ class Stages:
             folder = out / artifact.format
             folder.mkdir(exist_ok=True)
             require_space(out, 4 * artifact.size_bytes + _MARGIN_BYTES)
-            text = f"quantize {artifact.id} to {precision}: "
-            step = partial(self.watch.step, done=number, total=len(jobs))
+            text = f"quantize {artifact.id} to {precision}"
             choice = choose(
                 artifact,
                 precision,
@@ -172,7 +171,7 @@ class Stages:
                 self.recipe.quantize,
                 self.recipe.benchmark,
                 folder,
-                partial(_told, step, text),
+                Part(self.events, text, number, len(jobs)),
             )
             artifacts.append(choice.artifact)
             candidates.append(
@@ -262,7 +261,7 @@ class Stages:
             found,
             self.recipe.benchmark,
             inputs,
-            lambda done, total, text: self.watch.step(f"measure {text}", done, total),
+            self.events,
             samples,
         )
         inputs.unlink()
@@ -405,7 +404,7 @@ class Stages:
 
         with together(devices_of(self.recipe)):
             share((work, (job,)))
-            result = work(job, keep_trained, self.watch)
+            result = work(job, keep_trained, self.events)
         for logs in sorted(job.resume.glob("*/logs")):
             target = self.run.root / "logs" / "training" / logs.parent.name
             shutil.rmtree(target, ignore_errors=True)
@@ -414,7 +413,7 @@ class Stages:
 
     def _steps(self, items: list[Any], text: str, *, unpack: bool = True) -> Any:
         for number, item in enumerate(items):
-            self.watch.step(text.format(*item) if unpack else text.format(item), number, len(items))
+            self.events.step(text.format(*item) if unpack else text.format(item), number, len(items))
             yield item
 
     def _signature(self, data: Data, distilled: Stage) -> Signature:
@@ -503,10 +502,6 @@ def _located(proved: Stage, root: Path) -> list[Json]:
         file = proved.path / answer["parity"]["worst_sample_file"]
         answer["parity"]["worst_sample_file"] = file.relative_to(root).as_posix()
     return answers
-
-
-def _told(step: Callable[[str], None], before: str, told: str) -> None:
-    step(before + told)
 
 
 def devices_of(recipe: Recipe) -> int:

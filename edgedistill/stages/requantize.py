@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgedistill.artifacts.running import compute_all, subjects
+from edgedistill.contracts import TrainsRanges
 from edgedistill.errors import ModelError
+from edgedistill.events import QUIET
 from edgedistill.measurement.measure import measure, ratio_of
-from edgedistill.plugins import load_exporter
+from edgedistill.plugins import load_exporter, offers
 from edgedistill.stages.context import Stages
 from edgedistill.stages.files import keep, load_data, read_artifacts, read_json, write_artifacts, write_json
 from edgedistill.storage import require_space
@@ -84,7 +86,7 @@ def writable(fmt: str) -> tuple[Precision, ...]:
 
 
 def _trains(fmt: str) -> bool:
-    return hasattr(load_exporter(fmt), "quantize_trained")
+    return offers(load_exporter(fmt), TrainsRanges) is not None
 
 
 class Retraining(Stages):
@@ -104,7 +106,7 @@ class Retraining(Stages):
         from edgedistill.distillation.rounding.training import QatJob, qat_settings, train_quantized
 
         for artifact, reason in need.rivals.items():
-            self.watch.note(f"{artifact}: {reason}; the student is trained on with its rounding")
+            self.events.note(f"{artifact}: {reason}; the student is trained on with its rounding")
         kept = cache.path if read_json(cache.path / "plan.json")["use"] else None
         work = QatJob(
             replace(self._job(data_stage, teacher.path, out), cache=kept),
@@ -129,7 +131,7 @@ class Retraining(Stages):
             bases = [a for a in exported.values() if a.model == "student"]
             wanted = [a for a in bases if _trains(a.format) and (need.own or _static(a) in need.rivals)]
             for artifact in (a for a in bases if not _trains(a.format)):
-                self.watch.note(f"{artifact.format} has no trained ranges: no file from quantisation-aware training")
+                self.events.note(f"{artifact.format} has no trained ranges: no file from quantisation-aware training")
             data = load_data(data_stage)
             samples = self._samples(data, bases[0].signature.inputs[0].name, out, self._judging(data))
             student = self._rounded(data, distilled, retrained)
@@ -153,7 +155,7 @@ class Retraining(Stages):
         try:
             graph_of(student, torch.from_numpy(np.array(self._calibration(data)[:2])))
         except ModelError as error:
-            self.watch.note(f"quantisation-aware training is needed and not possible: {error.message}")
+            self.events.note(f"quantisation-aware training is needed and not possible: {error.message}")
             return error.message
         return ""
 
@@ -216,7 +218,7 @@ class Retraining(Stages):
         others = [base] if rival is None else [base, rival[0]]
 
         def outputs(artifact: Artifact) -> Outputs:
-            self.watch.step(f"judge {artifact.id}", 0, 1)
+            self.events.step(f"judge {artifact.id}", 0, 1)
             return compute_all(subjects([artifact])[0], samples.validation, out / ".outputs.npz")
 
         reference, *rivals = [outputs(artifact) for artifact in others]
@@ -263,7 +265,7 @@ class Retraining(Stages):
             update={"rounds": 3, "min_queries": 64, "min_duration_s": 0.05, "sustained_min": 0.0, "profile": 0}
         )
         files = (base, replace(calibrated, model="calibrated"), replace(trained, model="trained"))
-        reference, *own = measure([subjects([one])[0] for one in files], quick, None, lambda *_: None)
+        reference, *own = measure([subjects([one])[0] for one in files], quick, None, QUIET)
         return [ratio_of(measured, reference)["rounds"] for measured in own]
 
 

@@ -1,8 +1,8 @@
 """ncnn (.param and .bin) by pnnx: batch 1, blobs under the signature's names."""
 
 from .export import REQUIRES, RUNNER, RUNTIMES, SUFFIX, TOOLS, check_support, count_macs, export
-from .foresee import foresee_ncnn as foresee
-from .operators import inventory, refusals
+from .foresee import foresee
+from .operators import inventory
 from .precisions import PRECISIONS, layers, quantize, schemes
 from .tensors import tensors
 
@@ -20,7 +20,6 @@ __all__ = [
     "inventory",
     "layers",
     "quantize",
-    "refusals",
     "schemes",
     "tensors",
 ]

@@ -29,7 +29,7 @@ _NCNN = {
 }
 
 
-def foresee_ncnn(
+def foresee(
     model: Any,
     signature: Signature,
     examples: Mapping[str, Array] | None = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgedistill.errors import ModelError
-from edgedistill.types import Array, Artifact, Precision, Scheme
+from edgedistill.types import Array, Artifact, Precision, QuantizationScheme
 
 from .file import Layer, Tensor, read, write
 from .integers import FORMS, quantizable, to_integers
@@ -25,13 +25,13 @@ _WORTH = 512
 _ROUNDS = 12
 
 
-def schemes(precision: Precision) -> tuple[Scheme, ...]:
+def schemes(precision: Precision) -> tuple[QuantizationScheme, ...]:
     """Ways to static int8, the default first: how far activations reach, and whether some layers stay float."""
-    return SCHEMES if precision is Precision.INT8_STATIC else (Scheme(precision.short),)
+    return SCHEMES if precision is Precision.INT8_STATIC else (QuantizationScheme(precision.short),)
 
 
 def layers(artifact: Artifact) -> list[str]:
-    """Layers with an integer form that `Scheme.keep_float` may name, in the order of the graph."""
+    """Layers with an integer form that `QuantizationScheme.keep_float` may name, in the order of the graph."""
     return [layer.name for layer in read(artifact.path) if quantizable(layer)]
 
 
@@ -40,7 +40,7 @@ def quantize(
     precision: Precision,
     calibration: Mapping[str, Array],
     out: Path,
-    scheme: Scheme | None = None,
+    scheme: QuantizationScheme | None = None,
 ) -> Artifact:
     """Write the float32 artifact in another precision.
 
@@ -76,7 +76,9 @@ def quantize(
     )
 
 
-def _static(artifact: Artifact, base: Sequence[Layer], calibration: Mapping[str, Array], chosen: Scheme) -> list[Layer]:
+def _static(
+    artifact: Artifact, base: Sequence[Layer], calibration: Mapping[str, Array], chosen: QuantizationScheme
+) -> list[Layer]:
     kinds = chosen.options.get("float", ())
     whole = {layer.name for layer in base if quantizable(layer) and layer.kind not in kinds} - set(chosen.keep_float)
     copied = {blob: layer.below[0] for layer in base if layer.kind == "Split" for blob in layer.above}

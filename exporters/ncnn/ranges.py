@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgedistill.errors import DataError
-from edgedistill.types import Scheme
+from edgedistill.types import QuantizationScheme
 
 from .integers import LEVELS
 from .look_inside import blobs, opened
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from edgedistill.types import Array, Artifact
 
 SCHEMES = (
-    Scheme("min-max", {"threshold": "max"}, placement="all layers"),
-    Scheme("percentile", {"threshold": "percentile"}, placement="all layers"),
-    Scheme("mse", {"threshold": "mse"}, placement="all layers"),
-    Scheme(
+    QuantizationScheme("min-max", {"threshold": "max"}, placement="all layers"),
+    QuantizationScheme("percentile", {"threshold": "percentile"}, placement="all layers"),
+    QuantizationScheme("mse", {"threshold": "mse"}, placement="all layers"),
+    QuantizationScheme(
         "min-max-float-depthwise", {"threshold": "max", "float": ["ConvolutionDepthWise"]}, placement="float depthwise"
     ),
 )
@@ -33,7 +33,7 @@ _TRIED = 64
 
 
 def thresholds(
-    artifact: Artifact, names: Sequence[str], calibration: Mapping[str, Array], scheme: Scheme
+    artifact: Artifact, names: Sequence[str], calibration: Mapping[str, Array], scheme: QuantizationScheme
 ) -> dict[str, float]:
     """Blob -> magnitude: the largest of all samples, or by a second pass from a histogram of magnitudes.
 

@@ -1,10 +1,10 @@
 """ONNX, for onnxruntime: one file, dynamic batch; int8 as QDQ with uint8 activations, int8 weights per channel."""
 
+from .._shared.foresee_onnx import foresee_onnx as foresee
 from .export import REQUIRES, RUNNER, RUNTIMES, SUFFIX, TOOLS, check_support, export
-from .foresee import foresee_onnx as foresee
 from .macs import count_macs
 from .metadata import embed, metadata
-from .operators import inventory, refusals
+from .operators import inventory
 from .precisions import PRECISIONS
 from .quantization import layers, quantize, schemes
 from .tensors import tensors
@@ -27,7 +27,6 @@ __all__ = [
     "metadata",
     "quantize",
     "quantize_trained",
-    "refusals",
     "schemes",
     "tensors",
 ]

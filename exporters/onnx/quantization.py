@@ -7,7 +7,7 @@ from contextlib import chdir, contextmanager
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from edgedistill.types import Array, Artifact, Precision, Scheme
+from edgedistill.types import Array, Artifact, Precision, QuantizationScheme
 
 from .._shared.conversion import conversion
 from . import precisions
@@ -20,23 +20,27 @@ _CHUNK = 16
 """Samples between two updates of the ranges: onnxruntime's calibrators hold all tensors of those they are given."""
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _WEIGHTED = (*_LAYERS, "Gather")
-_NNCF = Scheme("nncf", {"tool": "nncf"}, placement="as nncf")
+_NNCF = QuantizationScheme("nncf", {"tool": "nncf"}, placement="as nncf")
 _SCHEMES = (
-    Scheme("min-max", {"method": "MinMax"}, placement="all operators"),
-    Scheme("percentile", {"method": "Percentile"}, placement="all operators"),
-    Scheme("entropy", {"method": "Entropy"}, placement="all operators"),
-    Scheme("min-max-weighted", {"method": "MinMax", "operators": _WEIGHTED}, placement="weighted operators"),
-    Scheme("min-max-per-tensor", {"method": "MinMax", "per_tensor": True}, placement="one scale per weight tensor"),
-    Scheme(
+    QuantizationScheme("min-max", {"method": "MinMax"}, placement="all operators"),
+    QuantizationScheme("percentile", {"method": "Percentile"}, placement="all operators"),
+    QuantizationScheme("entropy", {"method": "Entropy"}, placement="all operators"),
+    QuantizationScheme(
+        "min-max-weighted", {"method": "MinMax", "operators": _WEIGHTED}, placement="weighted operators"
+    ),
+    QuantizationScheme(
+        "min-max-per-tensor", {"method": "MinMax", "per_tensor": True}, placement="one scale per weight tensor"
+    ),
+    QuantizationScheme(
         "min-max-extended",
         {"method": "MinMax", "graph": "extended", "operators": _WEIGHTED},
         placement="weighted operators of the extended graph",
     ),
-    Scheme("min-max-symmetric", {"method": "MinMax", "symmetric": True}, placement="int8 by int8"),
+    QuantizationScheme("min-max-symmetric", {"method": "MinMax", "symmetric": True}, placement="int8 by int8"),
 )
 
 
-def schemes(precision: Precision) -> tuple[Scheme, ...]:
+def schemes(precision: Precision) -> tuple[QuantizationScheme, ...]:
     """Ways to static int8, the default first.
 
     They differ in how ranges are found, whether these are symmetric around zero (int8 by int8, which ARM is fast at),
@@ -44,12 +48,12 @@ def schemes(precision: Precision) -> tuple[Scheme, ...]:
     places roundings otherwise.
     """
     if precision is not Precision.INT8_STATIC:
-        return (Scheme(precision.short),)
+        return (QuantizationScheme(precision.short),)
     return (*_SCHEMES, _NNCF) if importlib.util.find_spec("nncf") else _SCHEMES
 
 
 def layers(artifact: Artifact) -> list[str]:
-    """Layers with weights (and matrix products) that `Scheme.keep_float` may name, in the order of the graph."""
+    """Layers with weights (and matrix products) that a scheme may keep in float, in the order of the graph."""
     import onnx
 
     with prepared_copy(artifact, artifact.path.parent) as path:
@@ -61,7 +65,7 @@ def quantize(
     precision: Precision,
     calibration: Mapping[str, Array],
     out: Path,
-    scheme: Scheme | None = None,
+    scheme: QuantizationScheme | None = None,
 ) -> Artifact:
     """Static int8 by onnxruntime's quantiser: weights per channel, activations by the scheme; or another precision."""
     path = out / f"{artifact.model}-{precision.short}.onnx"
@@ -83,7 +87,7 @@ def quantize(
     )
 
 
-def _static(artifact: Artifact, calibration: Mapping[str, Array], path: Path, chosen: Scheme) -> None:
+def _static(artifact: Artifact, calibration: Mapping[str, Array], path: Path, chosen: QuantizationScheme) -> None:
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
     from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
@@ -111,7 +115,7 @@ def _static(artifact: Artifact, calibration: Mapping[str, Array], path: Path, ch
         tool.model.save_model_to_file(str(path))  # sorts the nodes
 
 
-def _by_nncf(artifact: Artifact, calibration: Mapping[str, Array], path: Path, chosen: Scheme) -> None:
+def _by_nncf(artifact: Artifact, calibration: Mapping[str, Array], path: Path, chosen: QuantizationScheme) -> None:
     """NNCF's placement, ranges from the extremes of all samples, no correction of biases."""
     import nncf
     import onnx

@@ -1,10 +1,10 @@
 """OpenVINO IR (.xml and .bin): dynamic batch, fp32 weights kept as fp32; int8 by NNCF."""
 
 from .export import PRECISIONS, REQUIRES, RUNNER, RUNTIMES, SUFFIX, TOOLS, check_support, export
-from .foresee import foresee_openvino as foresee
+from .foresee import foresee
 from .macs import count_macs
 from .metadata import embed, metadata
-from .operators import inventory, refusals
+from .operators import inventory
 from .quantization import layers, quantize, schemes
 from .tensors import tensors
 from .trained import quantize_trained
@@ -26,7 +26,6 @@ __all__ = [
     "metadata",
     "quantize",
     "quantize_trained",
-    "refusals",
     "schemes",
     "tensors",
 ]

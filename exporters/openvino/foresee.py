@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._shared.foresee import tried
+from .._shared.foresee_onnx import foresee_onnx
 from .._shared.torch_graph import captured, listed
 from .._shared.torch_to_onnx import example
-from ..onnx.foresee import foresee_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +22,7 @@ _OPENVINO = {
 }
 
 
-def foresee_openvino(
+def foresee(
     model: Any, signature: Signature, examples: Mapping[str, Array] | None = None, opset: int | None = None
 ) -> list[Operator]:
     """Operators of the model; refused is what torch.onnx does not translate, or OpenVINO then does not read.

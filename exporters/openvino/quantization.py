@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgedistill.types import Precision, Scheme
+from edgedistill.types import Precision, QuantizationScheme
 
 from .._shared.conversion import conversion
 from .._shared.nncf import dataset, extremes, percentile
@@ -17,26 +17,28 @@ if TYPE_CHECKING:
     from edgedistill.types import Array, Artifact
 
 _SCHEMES = (
-    Scheme("extremes", {"ranges": "extremes"}, placement="mixed"),
-    Scheme("percentile", {"ranges": "percentile"}, placement="mixed"),
-    Scheme("mean-range", {}, placement="mixed"),
-    Scheme("mean-range-bias-corrected", {"fast_bias_correction": True}, placement="mixed"),
-    Scheme("extremes-symmetric", {"ranges": "extremes", "preset": "PERFORMANCE"}, placement="symmetric"),
-    Scheme("extremes-transformer", {"ranges": "extremes", "model_type": "TRANSFORMER"}, placement="transformer"),
+    QuantizationScheme("extremes", {"ranges": "extremes"}, placement="mixed"),
+    QuantizationScheme("percentile", {"ranges": "percentile"}, placement="mixed"),
+    QuantizationScheme("mean-range", {}, placement="mixed"),
+    QuantizationScheme("mean-range-bias-corrected", {"fast_bias_correction": True}, placement="mixed"),
+    QuantizationScheme("extremes-symmetric", {"ranges": "extremes", "preset": "PERFORMANCE"}, placement="symmetric"),
+    QuantizationScheme(
+        "extremes-transformer", {"ranges": "extremes", "model_type": "TRANSFORMER"}, placement="transformer"
+    ),
 )
 _LAYERS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul")
 
 
-def schemes(precision: Precision) -> tuple[Scheme, ...]:
+def schemes(precision: Precision) -> tuple[QuantizationScheme, ...]:
     """Ways to static int8, the default first.
 
     Ranges are the extremes of all samples, those without outliers, or the mean of the samples' extremes (NNCF's own).
     """
-    return _SCHEMES if precision is Precision.INT8_STATIC else (Scheme(precision.short),)
+    return _SCHEMES if precision is Precision.INT8_STATIC else (QuantizationScheme(precision.short),)
 
 
 def layers(artifact: Artifact) -> list[str]:
-    """Layers with weights (and matrix products) that `Scheme.keep_float` may name, in the order of the graph."""
+    """Layers with weights (and matrix products) that a scheme may keep in float, in the order of the graph."""
     import openvino
 
     operations = openvino.Core().read_model(artifact.path).get_ordered_ops()
@@ -48,7 +50,7 @@ def quantize(
     precision: Precision,
     calibration: Mapping[str, Array],
     out: Path,
-    scheme: Scheme | None = None,
+    scheme: QuantizationScheme | None = None,
 ) -> Artifact:
     """Static int8 by NNCF on all calibration samples; integer weights alone by its weight compression.
 

@@ -1,10 +1,10 @@
 """TFLite, for tflite-runtime 2.14 and LiteRT: batch 1, layout as in torch; int8 is full-integer, ends included."""
 
 from .export import PRECISIONS, REFERENCE, REQUIRES, RUNNER, RUNTIMES, SUFFIX, TOOLS, check_support, export
-from .foresee import foresee_tflite as foresee
+from .foresee import foresee
 from .macs import count_macs
 from .metadata import embed, metadata
-from .operators import inventory, refusals
+from .operators import inventory
 from .quantization import layers, quantize, schemes
 from .steps import output_steps
 from .tensors import tensors
@@ -29,7 +29,6 @@ __all__ = [
     "output_steps",
     "quantize",
     "quantize_trained",
-    "refusals",
     "schemes",
     "tensors",
 ]

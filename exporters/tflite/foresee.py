@@ -31,7 +31,7 @@ _TFLITE = {
 }
 
 
-def foresee_tflite(
+def foresee(
     model: Any,
     signature: Signature,
     examples: Mapping[str, Array] | None = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgedistill.types import Array, Artifact, Precision, Scheme, Signature, TensorSpec
+from edgedistill.types import Array, Artifact, Precision, QuantizationScheme, Signature, TensorSpec
 
 from .._shared.conversion import conversion
 from .flatbuffer import read
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from .histogram import Method
 
 _SCHEMES = (
-    Scheme("extremes", {}, placement="all operators"),
-    Scheme("percentile", {"clip": "percentile"}, placement="all operators"),
-    Scheme("mse", {"clip": "mse"}, placement="all operators"),
-    Scheme("moving-average", {"moving_average": True}, placement="all operators"),
-    Scheme("extremes-symmetric", {"symmetric": True}, placement="symmetric"),
-    Scheme("extremes-weighted", {"operators": "weighted"}, placement="weighted operators, float ends"),
+    QuantizationScheme("extremes", {}, placement="all operators"),
+    QuantizationScheme("percentile", {"clip": "percentile"}, placement="all operators"),
+    QuantizationScheme("mse", {"clip": "mse"}, placement="all operators"),
+    QuantizationScheme("moving-average", {"moving_average": True}, placement="all operators"),
+    QuantizationScheme("extremes-symmetric", {"symmetric": True}, placement="symmetric"),
+    QuantizationScheme("extremes-weighted", {"operators": "weighted"}, placement="weighted operators, float ends"),
 )
 _OPERATOR_NAMES = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}
 """Operators of the schema that ai-edge-quantizer has under another name."""
 _LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL")
 
 
-def schemes(precision: Precision) -> tuple[Scheme, ...]:
+def schemes(precision: Precision) -> tuple[QuantizationScheme, ...]:
     """Ways to static int8, the default first.
 
     Ranges are the extremes of all samples, those without outliers, or ai-edge-quantizer's moving average; operators
     without weights are quantised too, or not.
     """
-    return _SCHEMES if precision is Precision.INT8_STATIC else (Scheme(precision.short),)
+    return _SCHEMES if precision is Precision.INT8_STATIC else (QuantizationScheme(precision.short),)
 
 
 def layers(artifact: Artifact) -> list[str]:
@@ -58,7 +58,7 @@ def quantize(
     precision: Precision,
     calibration: Mapping[str, Array],
     out: Path,
-    scheme: Scheme | None = None,
+    scheme: QuantizationScheme | None = None,
 ) -> Artifact:
     """Static int8 by ai-edge-quantizer, full-integer or with float ends (`float_ends`); or its other recipes.
 
@@ -92,7 +92,7 @@ def quantize(
 
 
 def _static(
-    artifact: Artifact, calibration: Mapping[str, Array], path: Path, chosen: Scheme, *, float_ends: bool
+    artifact: Artifact, calibration: Mapping[str, Array], path: Path, chosen: QuantizationScheme, *, float_ends: bool
 ) -> None:
     from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe
     from ai_edge_quantizer.utils import qsv_utils

@@ -16,6 +16,7 @@ from edgedistill.artifacts.identify import artifact_of
 from edgedistill.artifacts.running import compute_all, generated, subjects
 from edgedistill.companions import companions_of
 from edgedistill.errors import DeviceError, UsageError
+from edgedistill.events import QUIET
 from edgedistill.measurement.measure import measure_files
 from edgedistill.recipe.document import Benchmark
 from tests.conftest import documents, edgedistill
@@ -50,7 +51,7 @@ def doubled(path: Path, shape: list[Any]) -> Path:
 
 
 def measured(path: Path, inputs: Path | None = None) -> Json:
-    return measure_files([artifact_of(path)], None, QUICK, lambda *_: None, None, inputs)[0]
+    return measure_files([artifact_of(path)], None, QUICK, QUIET, None, inputs)[0]
 
 
 def samples(path: Path, *shape: int) -> Path:

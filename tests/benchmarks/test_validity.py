@@ -17,7 +17,7 @@ from edgedistill.artifacts.running import subjects
 from edgedistill.measurement.measure import measurement_of
 from edgedistill.plugins import load_benchmark, load_device
 from edgedistill.recipe.document import Benchmark
-from edgedistill.types import Artifact, BenchmarkJob, BenchmarkResult, Normalization, Precision, Signature
+from edgedistill.types import AgentAnswer, AgentCall, Artifact, Normalization, Precision, Signature
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,8 +51,8 @@ def busy(core: int) -> Iterator[None]:
         process.communicate()
 
 
-def timed(model: Path, core: int, seconds: float = 0.3) -> BenchmarkResult:
-    job = BenchmarkJob(model, "onnxruntime", min_queries=100, min_duration_s=seconds, affinity=(core,))
+def timed(model: Path, core: int, seconds: float = 0.3) -> AgentAnswer:
+    job = AgentCall(model, "onnxruntime", min_queries=100, min_duration_s=seconds, affinity=(core,))
     return load_device("cpu").run("cpu", job)
 
 
@@ -68,7 +68,7 @@ def test_a_busy_loop_on_the_same_core_is_told_as_contention(model: Path) -> None
 
 
 def flags_of(document: Json) -> list[str]:
-    return list(load_benchmark("latency").measure([BenchmarkResult("cpu", document)])["flags"])
+    return list(load_benchmark("latency").measure([AgentAnswer("cpu", document)])["flags"])
 
 
 def quiet(**disturbance: float) -> Json:
@@ -142,7 +142,7 @@ def measured(settings: dict[str, Any], model: Path, document: Json) -> Json:
     signature = Signature((), (), Normalization((0.0,), (1.0,)), ())
     artifact = Artifact.of_files(model, model="m", fmt="onnx", precision=Precision.FP32, signature=signature)
     subject = subjects([artifact])[0]
-    return measurement_of(subject, [BenchmarkResult("cpu", document)], Benchmark.model_validate(settings))
+    return measurement_of(subject, [AgentAnswer("cpu", document)], Benchmark.model_validate(settings))
 
 
 def test_a_round_shorter_than_asked_for_is_invalid(model: Path) -> None:

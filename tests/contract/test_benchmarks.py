@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from edgedistill.plugins import VERBS, find_plugin, load_benchmark, plugin_names
-from edgedistill.types import BenchmarkResult, Json
+from edgedistill.plugins import load_benchmark, plugin_names
+from edgedistill.types import AgentAnswer, Json
 
 
 def document(scale: float = 1.0, queries: int = 200) -> Json:
@@ -49,13 +49,12 @@ def document(scale: float = 1.0, queries: int = 200) -> Json:
     }
 
 
-def results(*documents: Json) -> list[BenchmarkResult]:
-    return [BenchmarkResult("cpu", one) for one in documents]
+def results(*documents: Json) -> list[AgentAnswer]:
+    return [AgentAnswer("cpu", one) for one in documents]
 
 
 @pytest.mark.parametrize("name", plugin_names("benchmarks"))
-def test_has_every_verb_and_gives_plain_json(name: str) -> None:
-    assert all(hasattr(find_plugin("benchmarks", name), verb) for verb in VERBS["benchmarks"])
+def test_gives_plain_json(name: str) -> None:
     fields = load_benchmark(name).measure(results(document(), document()))
     json.dumps(fields, allow_nan=False)
     assert fields

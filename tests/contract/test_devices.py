@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from edgedistill.contracts import SetsUp
 from edgedistill.errors import ArtifactError, DeviceError, EdgeDistillError, PluginError, UsageError
-from edgedistill.plugins import VERBS, device_runtimes, find_plugin, list_devices, load_device, plugin_names
-from edgedistill.types import BenchmarkJob
+from edgedistill.plugins import device_runtimes, find_plugin, list_devices, load_device, offers, plugin_names
+from edgedistill.types import AgentCall, Source
 from tests.helpers import boards
 from tests.helpers.tflite_files import write
 
@@ -47,25 +48,20 @@ def board(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     boards.stand_in(folder).describe()
 
 
-def job_for(device: str, onnx_file: Path) -> BenchmarkJob:
+def job_for(device: str, onnx_file: Path) -> AgentCall:
     """A file that doubles three floats, in a runtime that the device has."""
     plugin: Any = load_device(ready(device))
-    runtimes = getattr(plugin, "RUNTIMES", ("onnxruntime",))
+    runtimes = plugin.TRAITS.runtimes or ("onnxruntime",)
     if "onnxruntime" in runtimes:
-        return BenchmarkJob(onnx_file, "onnxruntime")
+        return AgentCall(onnx_file, "onnxruntime")
     tensors = [((1, 3), np.float32, 0.0, 0, None)] * 2
-    return BenchmarkJob(write(onnx_file.with_suffix(".tflite"), tensors, ["ADD"], [([0, 0], 1)], [0, 1]), runtimes[0])
-
-
-@pytest.mark.parametrize("name", plugin_names("devices"))
-def test_has_every_verb(name: str) -> None:
-    assert all(hasattr(find_plugin("devices", name), verb) for verb in VERBS["devices"])
+    return AgentCall(write(onnx_file.with_suffix(".tflite"), tensors, ["ADD"], [([0, 0], 1)], [0, 1]), runtimes[0])
 
 
 def ready(device: str) -> str:
     """The device, or a skipped test where what it takes is not set up."""
     plugin: Any = load_device("arm" if device.startswith("arm") else device)  # one emulator serves both schemes
-    if hasattr(plugin, "status") and not plugin.status()["installed"]:
+    if offers(plugin, SetsUp) is not None and not plugin.status()["installed"]:
         pytest.skip("`edgedistill arm setup` was not run")
     return device
 
@@ -84,15 +80,15 @@ def test_describes_itself_under_the_id_it_was_asked_for(device: str) -> None:
 
 
 def emulated(device: str) -> bool:
-    return getattr(load_device(device), "SOURCE", "measured") == "emulated"
+    return load_device(device).TRAITS.source is Source.EMULATED
 
 
 @pytest.mark.parametrize("device", EXAMPLES.values())
 def test_computes_and_measures(device: str, doubling: Path, tmp_path: Path) -> None:
     plugin: Any = load_device(ready(device))
-    if plugin.__dict__.get("SOURCE") == "predicted":
+    if plugin.TRAITS.source is Source.PREDICTED:
         with pytest.raises(UsageError, match="nothing runs"):
-            plugin.run(device, BenchmarkJob(doubling, "onnxruntime"))
+            plugin.run(device, AgentCall(doubling, "onnxruntime"))
         return
     plain = job_for(device, doubling)
     given = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -125,7 +121,7 @@ def test_inputs_of_another_shape_are_a_usage_error(device: str, doubling: Path, 
 
 @pytest.mark.parametrize("device", [EXAMPLES["cpu"], EXAMPLES["ssh"]])
 def test_a_hang_is_a_device_error(device: str, doubling: Path) -> None:
-    forever = BenchmarkJob(doubling, "onnxruntime", min_queries=1, min_duration_s=1e6, timeout_s=2)
+    forever = AgentCall(doubling, "onnxruntime", min_queries=1, min_duration_s=1e6, timeout_s=2)
     with pytest.raises(DeviceError, match="did not finish"):
         load_device(device).run(device, forever)
 

@@ -149,7 +149,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from edgedistill.plugins import load_exporter
-from edgedistill.types import Artifact, Precision, Scheme
+from edgedistill.types import Artifact, Precision, QuantizationScheme
 import json
 fmt, scheme, count, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
 artifact = Artifact.from_json(json.loads((folder / "artifact.json").read_text()), folder)

@@ -21,7 +21,7 @@ import pytest
 from edgedistill.cli.main import main
 from edgedistill.errors import DeviceError, EdgeDistillError, UsageError
 from edgedistill.plugins import find_plugin, load_benchmark, load_device
-from edgedistill.types import BenchmarkJob, BenchmarkResult
+from edgedistill.types import AgentAnswer, AgentCall
 from tests.conftest import ROOT, documents, edgedistill
 
 find_plugin("devices", "adb")
@@ -119,7 +119,7 @@ def test_summaries_of_rounds_are_joined_without_inventing_any_figure() -> None:
         {"count": 50, "min": 1.0, "max": 9.0, "mean": 2.0, "std": 1.0, "p50": 2.0},
         {"count": 150, "min": 2.0, "max": 4.0, "mean": 3.0, "std": 0.5},
     ]
-    results = [BenchmarkResult(ID, {"latency_summary_ms": one, "device_flags": ["told"]}) for one in told]
+    results = [AgentAnswer(ID, {"latency_summary_ms": one, "device_flags": ["told"]}) for one in told]
     found = load_benchmark("latency").measure(results)
     spread = (50 * (1 + 4) + 150 * (0.25 + 9)) / 200 - 2.75**2  # the variance of both rounds' samples together
     assert found["latency_ms"] == {
@@ -135,7 +135,7 @@ def test_summaries_of_rounds_are_joined_without_inventing_any_figure() -> None:
     assert not few["valid"]
     assert few["round_p50_ms"] == [2.0]
     assert load_benchmark("memory").measure(results) == {}
-    assert load_benchmark("latency").measure([BenchmarkResult("arm:x", {})]) == {}
+    assert load_benchmark("latency").measure([AgentAnswer("arm:x", {})]) == {}
 
 
 # A device.
@@ -237,9 +237,9 @@ def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Phone:
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> BenchmarkJob:
+def job(tmp_path: Path) -> AgentCall:
     (tmp_path / "model.tflite").write_bytes(b"a model")
-    return BenchmarkJob(tmp_path / "model.tflite", "litert", min_queries=64, min_duration_s=0.5, timeout_s=60)
+    return AgentCall(tmp_path / "model.tflite", "litert", min_queries=64, min_duration_s=0.5, timeout_s=60)
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def device(phone: Phone) -> Any:
     return load_device(ID)
 
 
-def failure(device: Any, job: BenchmarkJob, kind: type[EdgeDistillError]) -> EdgeDistillError:
+def failure(device: Any, job: AgentCall, kind: type[EdgeDistillError]) -> EdgeDistillError:
     with pytest.raises(kind) as caught:
         device.run(ID, job)
     error = caught.value
@@ -270,7 +270,7 @@ def test_describes_itself_by_its_properties(phone: Phone, device: Any) -> None:
     del phone
 
 
-def test_a_program_is_pushed_run_and_read_and_only_once_pushed(phone: Phone, device: Any, job: BenchmarkJob) -> None:
+def test_a_program_is_pushed_run_and_read_and_only_once_pushed(phone: Phone, device: Any, job: AgentCall) -> None:
     document = device.run(ID, job).document
     assert document["latency_summary_ms"]["p50"] == 141.253
     assert document["first_inference_ms"] == pytest.approx(235.158)
@@ -290,7 +290,7 @@ def test_every_single_latency_where_the_program_tells_it(phone: Phone, device: A
     results = f"for last; do :; done; cp {GOLDEN}/onnxruntime.csv $last"
     phone.tool("onnxruntime_perf_test", f"{results}; cat {GOLDEN}/onnxruntime.txt")
     (tmp_path / "m.onnx").write_bytes(b"a model")
-    job = BenchmarkJob(tmp_path / "m.onnx", "onnxruntime", min_queries=8, affinity=(0,))
+    job = AgentCall(tmp_path / "m.onnx", "onnxruntime", min_queries=8, affinity=(0,))
     document = device.run(ID, job).document
     assert len(document["latency_ns"]) == 8
     assert document["cores"] == [0]
@@ -326,7 +326,7 @@ def test_a_recipe_is_refused_before_it_trains(phone: Phone, recipe: Path, capsys
     assert "benchmark.device" in capsys.readouterr().err
 
 
-def test_no_adb(phone: Phone, device: Any, job: BenchmarkJob) -> None:
+def test_no_adb(phone: Phone, device: Any, job: AgentCall) -> None:
     (phone.home / "adb").unlink()
     assert "no adb" in failure(device, job, UsageError).message
 
@@ -340,14 +340,14 @@ def test_no_adb(phone: Phone, device: Any, job: BenchmarkJob) -> None:
         ("no permissions (missing udev rules? user is in the plugdev group)", "may not be opened"),
     ],
 )
-def test_a_device_that_is_not_ready(phone: Phone, device: Any, job: BenchmarkJob, state: str | None, told: str) -> None:
+def test_a_device_that_is_not_ready(phone: Phone, device: Any, job: AgentCall, state: str | None, told: str) -> None:
     phone.show(devices={"emulator-5554": "device"} | ({SERIAL: state} if state else {}))
     error = failure(device, job, DeviceError)
     assert told in error.message
     assert "emulator-5554 (device)" in error.expected
 
 
-def test_no_program_is_named(phone: Phone, device: Any, job: BenchmarkJob, tmp_path: Path) -> None:
+def test_no_program_is_named(phone: Phone, device: Any, job: AgentCall, tmp_path: Path) -> None:
     (tmp_path / "devices.toml").unlink()
     error = failure(device, job, UsageError)
     assert "tflite_benchmark" in error.expected
@@ -355,7 +355,7 @@ def test_no_program_is_named(phone: Phone, device: Any, job: BenchmarkJob, tmp_p
     assert f"adb.{SERIAL}.tflite_benchmark" in failure(device, job, UsageError).where
 
 
-def test_a_program_for_another_processor(phone: Phone, device: Any, job: BenchmarkJob) -> None:
+def test_a_program_for_another_processor(phone: Phone, device: Any, job: AgentCall) -> None:
     binary = phone.home / "benchmark_model"
     header = bytearray(b"\x7fELF\x02\x01\x01" + bytes(13))
     header[18:20] = (62).to_bytes(2, "little")
@@ -370,7 +370,7 @@ def test_a_program_for_another_processor(phone: Phone, device: Any, job: Benchma
     assert "failed" in failure(device, job, DeviceError).message  # it is let through, and cannot run here
 
 
-def test_a_program_that_fails_or_lacks_a_library(phone: Phone, device: Any, job: BenchmarkJob) -> None:
+def test_a_program_that_fails_or_lacks_a_library(phone: Phone, device: Any, job: AgentCall) -> None:
     phone.tool("tflite_benchmark", "echo 'ERROR: Failed to load model'; exit 3")
     error = failure(device, job, DeviceError)
     assert error.got == "exit code 3, ERROR: Failed to load model"
@@ -384,21 +384,21 @@ def test_a_program_that_fails_or_lacks_a_library(phone: Phone, device: Any, job:
     assert phone.left() == []
 
 
-def test_libraries_lie_beside_the_program(phone: Phone, device: Any, job: BenchmarkJob) -> None:
+def test_libraries_lie_beside_the_program(phone: Phone, device: Any, job: AgentCall) -> None:
     library = phone.program("libfoo.so", "")
     phone.describe(libraries=[str(library)])
     phone.tool("tflite_benchmark", f"ls $LD_LIBRARY_PATH/libfoo.so || exit 1; cat {GOLDEN}/tflite_new.txt")
     device.run(ID, job)
 
 
-def test_cores_that_the_device_does_not_have(phone: Phone, device: Any, job: BenchmarkJob) -> None:
+def test_cores_that_the_device_does_not_have(phone: Phone, device: Any, job: AgentCall) -> None:
     del phone
     from dataclasses import replace
 
     assert "affinity" in failure(device, replace(job, affinity=(63,)), UsageError).where
 
 
-def test_a_program_that_hangs_is_stopped_on_the_device(phone: Phone, device: Any, job: BenchmarkJob) -> None:
+def test_a_program_that_hangs_is_stopped_on_the_device(phone: Phone, device: Any, job: AgentCall) -> None:
     from dataclasses import replace
 
     phone.tool("tflite_benchmark", f"echo $$ > {phone.home}/running; exec tail -f /dev/null")
@@ -410,7 +410,7 @@ def test_a_program_that_hangs_is_stopped_on_the_device(phone: Phone, device: Any
     assert phone.left() == []
 
 
-def test_a_device_that_goes_away(phone: Phone, device: Any, job: BenchmarkJob) -> None:
+def test_a_device_that_goes_away(phone: Phone, device: Any, job: AgentCall) -> None:
     """After each command in turn: whatever was going on, it is one clear error, and afterwards all works."""
     device.run(ID, job)
     needed = json.loads((phone.home / "state.json").read_text(encoding="utf-8"))["commands"]
@@ -425,13 +425,13 @@ def test_a_device_that_goes_away(phone: Phone, device: Any, job: BenchmarkJob) -
     device.run(ID, job)
 
 
-def test_a_full_device(phone: Phone, device: Any, job: BenchmarkJob) -> None:
+def test_a_full_device(phone: Phone, device: Any, job: AgentCall) -> None:
     phone.show(room=3)
     assert "disk is full" in failure(device, job, DeviceError).message
     assert phone.left() == []
 
 
-def test_one_client_of_this_machine_at_a_time(phone: Phone, device: Any, job: BenchmarkJob) -> None:
+def test_one_client_of_this_machine_at_a_time(phone: Phone, device: Any, job: AgentCall) -> None:
     phone.describe(lock_timeout_s=0.3)
     name = hashlib.sha256(SERIAL.encode()).hexdigest()[:12]
     with (Path(tempfile.gettempdir()) / f"edgedistill-adb-{name}.lock").open("a") as held:
@@ -440,7 +440,7 @@ def test_one_client_of_this_machine_at_a_time(phone: Phone, device: Any, job: Be
     device.run(ID, job)
 
 
-def test_a_client_of_another_machine_is_met_on_the_device(phone: Phone, device: Any, job: BenchmarkJob) -> None:
+def test_a_client_of_another_machine_is_met_on_the_device(phone: Phone, device: Any, job: AgentCall) -> None:
     phone.describe(lock_timeout_s=0.3)
     (phone.home / "data").mkdir()
     with (phone.home / "data" / "lock").open("a") as held:
@@ -449,7 +449,7 @@ def test_a_client_of_another_machine_is_met_on_the_device(phone: Phone, device: 
     device.run(ID, job)
 
 
-def test_what_a_program_cannot_give_is_refused(phone: Phone, device: Any, job: BenchmarkJob, tmp_path: Path) -> None:
+def test_what_a_program_cannot_give_is_refused(phone: Phone, device: Any, job: AgentCall, tmp_path: Path) -> None:
     from dataclasses import replace
 
     del phone

@@ -22,7 +22,7 @@ import pytest
 
 from edgedistill.errors import ArtifactError, DeviceError, EdgeDistillError, UsageError
 from edgedistill.plugins import load_device
-from edgedistill.types import BenchmarkJob, file_sha256
+from edgedistill.types import AgentCall, file_sha256
 from tests.conftest import documents, edgedistill
 from tests.helpers.boards import Loopback, doubling, key, loopback, needs_sshd, scaling, wait_for
 
@@ -71,15 +71,15 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def job(model: Path, tmp_path: Path) -> BenchmarkJob:
+def job(model: Path, tmp_path: Path) -> AgentCall:
     given = np.arange(12, dtype=np.float32).reshape(4, 3)
     np.savez(tmp_path / "in.npz", x=given)
-    return BenchmarkJob(
+    return AgentCall(
         model, "onnxruntime", inputs=tmp_path / "in.npz", outputs=tmp_path / "out.npz", min_queries=64, timeout_s=60
     )
 
 
-def failure(device: Any, job: BenchmarkJob) -> EdgeDistillError:
+def failure(device: Any, job: AgentCall) -> EdgeDistillError:
     """The one error of a job, complete."""
     with pytest.raises(EdgeDistillError) as caught:
         device.run(ID, job)
@@ -92,7 +92,7 @@ def failure(device: Any, job: BenchmarkJob) -> EdgeDistillError:
     return error
 
 
-def works(device: Any, job: BenchmarkJob) -> dict[str, Any]:
+def works(device: Any, job: AgentCall) -> dict[str, Any]:
     """The document of a job whose outputs are right."""
     document: dict[str, Any] = device.run(ID, job).document
     assert job.inputs is not None
@@ -105,7 +105,7 @@ def works(device: Any, job: BenchmarkJob) -> dict[str, Any]:
 
 
 def test_the_document_is_the_boards_and_a_second_run_sends_no_file_again(
-    board: Loopback, device: Any, job: BenchmarkJob
+    board: Loopback, device: Any, job: AgentCall
 ) -> None:
     document = works(device, replace(job, threads=2, profile=5, sustained_min=0.001, affinity=(0,)))
     assert len(document["latency_ns"]) >= 64
@@ -155,7 +155,7 @@ def test_describe_is_steady_and_names_the_runtimes(board: Loopback, device: Any)
         device.runtimes(ID)
 
 
-def test_a_board_whose_shell_is_talkative_is_understood(board: Loopback, device: Any, job: BenchmarkJob) -> None:
+def test_a_board_whose_shell_is_talkative_is_understood(board: Loopback, device: Any, job: AgentCall) -> None:
     board.wrap('echo Welcome; echo; exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"')
     works(device, job)
 
@@ -185,7 +185,7 @@ while left and (data := os.read(0, min(left, 65536))):
 """What comes, up to a megabyte and a half of it."""
 
 
-def test_files_that_changed_on_the_board_are_not_believed(board: Loopback, device: Any, job: BenchmarkJob) -> None:
+def test_files_that_changed_on_the_board_are_not_believed(board: Loopback, device: Any, job: AgentCall) -> None:
     works(device, job)
     held = board.workdir / "files" / file_sha256(job.artifact)
     held.write_bytes(b"rot" + held.read_bytes()[3:])
@@ -193,7 +193,7 @@ def test_files_that_changed_on_the_board_are_not_believed(board: Loopback, devic
     assert file_sha256(held) == held.name
 
 
-def test_the_rest_of_a_push_that_was_cut_is_sent(board: Loopback, device: Any, job: BenchmarkJob) -> None:
+def test_the_rest_of_a_push_that_was_cut_is_sent(board: Loopback, device: Any, job: AgentCall) -> None:
     big = replace(job, artifact=scaling(job.artifact.with_name("big.onnx"), 2000), inputs=None, outputs=None)
     (board.folder / "relay.py").write_text(_RELAY, encoding="utf-8")
     board.wrap(f'{sys.executable} {board.folder}/relay.py | /bin/sh -c "$SSH_ORIGINAL_COMMAND"; kill -9 $PPID')
@@ -209,14 +209,14 @@ def test_the_rest_of_a_push_that_was_cut_is_sent(board: Loopback, device: Any, j
     assert f'"offset": {sent}'.encode() in (board.folder / "events").read_bytes()
 
 
-def test_a_damaged_part_is_sent_from_its_beginning(board: Loopback, device: Any, job: BenchmarkJob) -> None:
+def test_a_damaged_part_is_sent_from_its_beginning(board: Loopback, device: Any, job: AgentCall) -> None:
     (board.workdir / "files").mkdir(parents=True)
     (board.workdir / "files" / f"{file_sha256(job.artifact)}.part").write_bytes(b"something else")
     works(device, job)
     assert not list(board.workdir.glob("files/*.part"))
 
 
-def test_what_a_power_cut_left_is_removed_by_the_next_run(board: Loopback, device: Any, job: BenchmarkJob) -> None:
+def test_what_a_power_cut_left_is_removed_by_the_next_run(board: Loopback, device: Any, job: AgentCall) -> None:
     (board.workdir / "runs" / "old").mkdir(parents=True)
     (board.workdir / "runs" / "old" / "outputs.npz").write_bytes(b"half")
     works(device, job)
@@ -226,7 +226,7 @@ def test_what_a_power_cut_left_is_removed_by_the_next_run(board: Loopback, devic
 # The connection.
 
 
-def test_a_host_where_nothing_listens(board: Loopback, device: Any, job: BenchmarkJob) -> None:
+def test_a_host_where_nothing_listens(board: Loopback, device: Any, job: AgentCall) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         board.describe(port=nobody.getsockname()[1])
@@ -235,18 +235,18 @@ def test_a_host_where_nothing_listens(board: Loopback, device: Any, job: Benchma
     assert "nothing answers" in error.message
 
 
-def test_a_host_that_has_no_address(board: Loopback, device: Any, job: BenchmarkJob) -> None:
+def test_a_host_that_has_no_address(board: Loopback, device: Any, job: AgentCall) -> None:
     board.describe(host="no-such-board.invalid")
     assert "nobody knows the host" in failure(device, job).message
 
 
-def test_a_key_that_the_board_does_not_know(board: Loopback, device: Any, job: BenchmarkJob, tmp_path: Path) -> None:
+def test_a_key_that_the_board_does_not_know(board: Loopback, device: Any, job: AgentCall, tmp_path: Path) -> None:
     key(tmp_path / "other")
     board.describe(identity_file=str(tmp_path / "other"))
     assert "does not let us in" in failure(device, job).message
 
 
-def test_a_host_key_that_is_unknown_or_another(board: Loopback, device: Any, job: BenchmarkJob, tmp_path: Path) -> None:
+def test_a_host_key_that_is_unknown_or_another(board: Loopback, device: Any, job: AgentCall, tmp_path: Path) -> None:
     (tmp_path / "known").write_text("", encoding="utf-8")
     board.describe(known_hosts=str(tmp_path / "known"))
     assert "host key" in failure(device, job).message
@@ -255,7 +255,7 @@ def test_a_host_key_that_is_unknown_or_another(board: Loopback, device: Any, job
     assert "host key" in failure(device, job).message
 
 
-def test_a_board_that_goes_away_between_push_and_run(board: Loopback, device: Any, job: BenchmarkJob) -> None:
+def test_a_board_that_goes_away_between_push_and_run(board: Loopback, device: Any, job: AgentCall) -> None:
     works(device, job)
     written = {path.name: path.stat().st_ino for path in board.workdir.glob("files/*")}
     board.stop()
@@ -265,7 +265,7 @@ def test_a_board_that_goes_away_between_push_and_run(board: Loopback, device: An
     assert {path.name: path.stat().st_ino for path in board.workdir.glob("files/*")} == written
 
 
-def test_a_connection_that_is_cut_during_the_run(board: Loopback, device: Any, job: BenchmarkJob) -> None:
+def test_a_connection_that_is_cut_during_the_run(board: Loopback, device: Any, job: AgentCall) -> None:
     board.wrap(f'echo $PPID > {board.folder}/session; exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"')
     caught: list[EdgeDistillError] = []
     client = threading.Thread(target=lambda: caught.append(failure(device, replace(job, min_duration_s=FOREVER_S))))
@@ -279,10 +279,10 @@ def test_a_connection_that_is_cut_during_the_run(board: Loopback, device: Any, j
     works(device, job)
 
 
-def test_a_client_that_is_killed_leaves_nothing_behind(board: Loopback, job: BenchmarkJob) -> None:
+def test_a_client_that_is_killed_leaves_nothing_behind(board: Loopback, job: AgentCall) -> None:
     script = (
-        "import sys, pathlib; from edgedistill.plugins import load_device; from edgedistill.types import BenchmarkJob\n"
-        "load_device(sys.argv[1]).run(sys.argv[1], BenchmarkJob(pathlib.Path(sys.argv[2]), 'onnxruntime', "
+        "import sys, pathlib; from edgedistill.plugins import load_device; from edgedistill.types import AgentCall\n"
+        "load_device(sys.argv[1]).run(sys.argv[1], AgentCall(pathlib.Path(sys.argv[2]), 'onnxruntime', "
         "min_queries=1, min_duration_s=1e6))"
     )
     sockets = set(Path(tempfile.gettempdir()).glob("edgedistill-ssh-*"))
@@ -298,7 +298,7 @@ def test_a_client_that_is_killed_leaves_nothing_behind(board: Loopback, job: Ben
 # The board.
 
 
-def test_a_disk_that_is_full_for_the_push(board: Loopback, device: Any, job: BenchmarkJob) -> None:
+def test_a_disk_that_is_full_for_the_push(board: Loopback, device: Any, job: AgentCall) -> None:
     big = replace(job, artifact=scaling(job.artifact.with_name("big.onnx"), 2000))
     board.wrap('ulimit -f 1000; exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"')
     error = failure(device, big)
@@ -308,7 +308,7 @@ def test_a_disk_that_is_full_for_the_push(board: Loopback, device: Any, job: Ben
     works(device, job)  # a smaller file fits
 
 
-def test_a_disk_that_is_full_for_the_outputs(board: Loopback, device: Any, job: BenchmarkJob, tmp_path: Path) -> None:
+def test_a_disk_that_is_full_for_the_outputs(board: Loopback, device: Any, job: AgentCall, tmp_path: Path) -> None:
     np.savez(tmp_path / "in.npz", x=np.zeros((2000, 3), np.float32))
     works(device, job)
     board.wrap('ulimit -f 20; exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"')
@@ -316,18 +316,18 @@ def test_a_disk_that_is_full_for_the_outputs(board: Loopback, device: Any, job: 
     assert board.left() == []
 
 
-def test_a_folder_that_cannot_be_made(board: Loopback, device: Any, job: BenchmarkJob) -> None:
+def test_a_folder_that_cannot_be_made(board: Loopback, device: Any, job: AgentCall) -> None:
     board.describe(workdir="/proc/edgedistill")
     assert "workdir" in failure(device, job).fix
 
 
-def test_a_board_without_python(board: Loopback, device: Any, job: BenchmarkJob) -> None:
+def test_a_board_without_python(board: Loopback, device: Any, job: AgentCall) -> None:
     board.describe(python="/nowhere/python3")
     error = failure(device, job)
     assert "no Python at /nowhere/python3" in error.message
 
 
-def test_a_board_whose_python_is_too_old(board: Loopback, device: Any, job: BenchmarkJob) -> None:
+def test_a_board_whose_python_is_too_old(board: Loopback, device: Any, job: AgentCall) -> None:
     old = board.folder / "old-python"
     older = "import sys; sys.version_info = (3, 6, 9); exec(sys.argv[1])"
     old.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{older}' \"$2\"\n", encoding="utf-8")
@@ -338,7 +338,7 @@ def test_a_board_whose_python_is_too_old(board: Loopback, device: Any, job: Benc
     assert "3.6" in error.got
 
 
-def test_a_board_without_the_runtime_names_the_bootstrap(board: Loopback, device: Any, job: BenchmarkJob) -> None:
+def test_a_board_without_the_runtime_names_the_bootstrap(board: Loopback, device: Any, job: AgentCall) -> None:
     bare = board.folder / "bare-python"
     bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n', encoding="utf-8")  # -S: no installed packages
     bare.chmod(0o755)
@@ -349,14 +349,14 @@ def test_a_board_without_the_runtime_names_the_bootstrap(board: Loopback, device
     assert f"fix: edgedistill devices bootstrap {ID} --runtime onnxruntime" in done.stderr
 
 
-def test_a_model_that_hangs_is_stopped_there(board: Loopback, device: Any, job: BenchmarkJob) -> None:
+def test_a_model_that_hangs_is_stopped_there(board: Loopback, device: Any, job: AgentCall) -> None:
     error = failure(device, replace(job, timeout_s=1.5, min_duration_s=FOREVER_S))
     assert isinstance(error, DeviceError)
     assert "did not finish" in error.message
     assert (board.agents(), board.left(), _held(board)) == ([], [], "")
 
 
-def test_an_agent_that_dies(board: Loopback, device: Any, job: BenchmarkJob) -> None:
+def test_an_agent_that_dies(board: Loopback, device: Any, job: AgentCall) -> None:
     caught: list[EdgeDistillError] = []
     client = threading.Thread(target=lambda: caught.append(failure(device, replace(job, min_duration_s=FOREVER_S))))
     client.start()
@@ -369,13 +369,13 @@ def test_an_agent_that_dies(board: Loopback, device: Any, job: BenchmarkJob) -> 
     assert board.left() == []
 
 
-def test_cores_that_the_board_does_not_have(device: Any, job: BenchmarkJob) -> None:
+def test_cores_that_the_board_does_not_have(device: Any, job: AgentCall) -> None:
     error = failure(device, replace(job, affinity=(9999,)))
     assert isinstance(error, UsageError)
     assert str(sorted(os.sched_getaffinity(0))) in error.expected
 
 
-def test_a_file_that_the_runtime_refuses(device: Any, job: BenchmarkJob, tmp_path: Path) -> None:
+def test_a_file_that_the_runtime_refuses(device: Any, job: AgentCall, tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"not a model")
     assert isinstance(failure(device, replace(job, artifact=tmp_path / "bad.onnx")), ArtifactError)
 
@@ -385,9 +385,9 @@ def test_a_file_that_the_runtime_refuses(device: Any, job: BenchmarkJob, tmp_pat
 _CLIENT = """
 import json, sys, pathlib
 from edgedistill.plugins import load_device
-from edgedistill.types import BenchmarkJob
+from edgedistill.types import AgentCall
 for _ in range(3):
-    job = BenchmarkJob(pathlib.Path(sys.argv[2]), "onnxruntime", min_queries=64, min_duration_s=0.05)
+    job = AgentCall(pathlib.Path(sys.argv[2]), "onnxruntime", min_queries=64, min_duration_s=0.05)
     print(json.dumps(load_device(sys.argv[1]).run(sys.argv[1], job).document["board_held_s"]))
 """
 
@@ -410,7 +410,7 @@ def test_two_clients_never_measure_at_once(board: Loopback, model: Path) -> None
     assert all(before[1] <= after[0] for before, after in pairwise(spans))
 
 
-def test_a_board_that_stays_in_use_is_told_with_its_holder(board: Loopback, device: Any, job: BenchmarkJob) -> None:
+def test_a_board_that_stays_in_use_is_told_with_its_holder(board: Loopback, device: Any, job: AgentCall) -> None:
     import fcntl
 
     board.describe(lock_timeout_s=0.3)
@@ -442,7 +442,7 @@ def wheel(folder: Path, name: str, version: str, module: str, code: str = "") ->
 
 
 def test_bootstrap_installs_from_wheels_and_what_it_made_is_used(
-    board: Loopback, device: Any, job: BenchmarkJob, tmp_path: Path
+    board: Loopback, device: Any, job: AgentCall, tmp_path: Path
 ) -> None:
     """The wheels are small ones of the same names: what is shown is the way, not the runtime."""
     wheel(tmp_path, "numpy", "1.99", "numpy")

@@ -21,7 +21,7 @@ from edgedistill.data.splits import Data
 from edgedistill.distillation.rounding.ranges import LearnedRange, rounded, rounded_weights
 from edgedistill.distillation.rounding.training import QuantizedStudent, terms
 from edgedistill.distillation.schemes import Classroom, Source, learn_labels, train
-from edgedistill.events import Silent
+from edgedistill.events import Quiet
 from edgedistill.plugins import load_exporter
 from edgedistill.recipe.document import Distill, Recipe
 from edgedistill.teachers.module import Adapted, fingerprint
@@ -81,7 +81,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
         }
     )
     data = digits()
-    room = Classroom(recipe, Path(), data, tmp_path_factory.mktemp("training"), Silent())
+    room = Classroom(recipe, Path(), data, tmp_path_factory.mktemp("training"), Quiet())
     torch.manual_seed(1)
     large, student = Separable(24, 1.0), Separable(16, 20.0)
     learn_labels(room, "teacher", large, recipe.distill.model_copy(update={"epochs": 15}), 1)

@@ -185,8 +185,8 @@ def test_other_ends_than_one_float_input_and_one_output_are_refused(name: str) -
 class QatTraining(Training):
     """The training of a student with its rounding."""
 
-    def run(self, folder: Path, watch: Witness | None = None) -> Trained:
-        witness, told = watch or Witness(), recipe(self.distill, **self.more)
+    def run(self, folder: Path, events: Witness | None = None) -> Trained:
+        witness, told = events or Witness(), recipe(self.distill, **self.more)
         data = splits(self.samples)
         room = Classroom(told, folder, data, folder, witness, held_out=(0, 5, 7))
         student = QuantizedStudent(Pupil(0.0).eval(), torch.tensor(data.train_inputs[:16]))

@@ -13,7 +13,7 @@ from edgedistill.data.sources import load_source
 from edgedistill.data.splits import prepare, save
 from edgedistill.distillation.trainings import Job, build_cache, train_students
 from edgedistill.errors import ModelError, StorageError
-from edgedistill.events import Silent
+from edgedistill.events import Quiet
 from edgedistill.models.weights import save_weights
 from edgedistill.recipe.document import Recipe
 from edgedistill.students.build import construct
@@ -68,7 +68,7 @@ def trained(spec: Recipe, school: Path, out: Path, cache: Path | None = None) ->
     """The student's weights after the recipe's training."""
     kept: dict[str, dict[str, Tensor]] = {}
     job = Job(spec, school, school / "data", school / "teacher", out / "resume", None, cache)
-    train_students(job, lambda module, name: kept.update({name: dict(module.state_dict())}), Silent())
+    train_students(job, lambda module, name: kept.update({name: dict(module.state_dict())}), Quiet())
     return kept["student"]
 
 
@@ -84,7 +84,7 @@ def test_a_cached_teacher_trains_the_same_student_bit_for_bit(
     spec = recipe({"epochs": 3, "objective": objective, "augment": augment})
     job = Job(spec, school, school / "data", school / "teacher", tmp_path / "resume")
     (tmp_path / "cache").mkdir()
-    plan = build_cache(job, tmp_path / "cache", Silent())
+    plan = build_cache(job, tmp_path / "cache", Quiet())
     assert plan.use
     arrays = [np.load(path, mmap_mode="r") for path in (tmp_path / "cache").glob("*.npy")]
     assert sum(array.nbytes for array in arrays) == plan.size_bytes
@@ -97,7 +97,7 @@ def test_a_cached_teacher_trains_the_same_student_bit_for_bit(
 def test_a_demanded_cache_that_does_not_fit_is_an_error(school: Path, tmp_path: Path) -> None:
     spec = recipe({"cache": {"mode": "always", "max_gb": 1e-9}})
     with pytest.raises(StorageError, match="does not fit"):
-        build_cache(Job(spec, school, school / "data", school / "teacher", tmp_path / "r"), tmp_path, Silent())
+        build_cache(Job(spec, school, school / "data", school / "teacher", tmp_path / "r"), tmp_path, Quiet())
 
 
 @pytest.mark.parametrize("loss", [*LOGIT_LOSSES, *RELATIONS, *MAP_LOSSES])

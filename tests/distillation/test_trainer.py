@@ -22,6 +22,7 @@ from edgedistill.distillation.training.trainer import Lesson, fit
 from edgedistill.errors import ModelError
 from edgedistill.models.signals import LOGITS, Signals
 from edgedistill.recipe.document import Train
+from tests.helpers.listening import Listening
 from tests.helpers.school import Pupil, images, same
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def test_the_learning_rate_follows_its_closed_form_step_by_step(
     def stepped(_: float) -> None:
         walked.append(walker.module.bias[0].item())  # type: ignore[index]  # as above
 
-    fit(walker, task, lesson, settings, 0, on_step=stepped)
+    fit(walker, task, lesson, settings, 0, events=Listening(training=stepped))
     assert len(walked) == 4 * per_epoch
     moves = [before - after for before, after in pairwise([start, *walked])]
     expected = [closed_form(settings, step, per_epoch) for step in range(4 * per_epoch)]
@@ -216,7 +217,7 @@ def test_the_average_equals_one_computed_by_hand() -> None:
     def stepped(_: float) -> None:
         states.append({name: tensor.double().numpy().copy() for name, tensor in learner.state_dict().items()})
 
-    fit(learner, Task(), separable(20), Train(epochs=3, batch_size=8, ema=0.7), 0, on_step=stepped)
+    fit(learner, Task(), separable(20), Train(epochs=3, batch_size=8, ema=0.7), 0, events=Listening(training=stepped))
     for name, tensor in learner.state_dict().items():
         expected = states[0][name]
         for state in states[1:]:
@@ -247,7 +248,7 @@ def test_the_best_epoch_is_kept_and_training_stops_when_patience_is_over() -> No
     settings = Train(
         epochs=40, batch_size=8, learning_rate=0.5, validation_fraction=0.3, select="best", patience=3
     )  # the lesson says which samples are kept out
-    history = fit(learner, task, lesson, settings, 0, on_epoch=judged)
+    history = fit(learner, task, lesson, settings, 0, events=Listening(epoch=judged))
     best = accuracies.index(max(accuracies))
     assert best > 0
     assert len(history) == best + 1 + 3 < 40
@@ -280,7 +281,15 @@ def test_a_loss_that_is_no_number_is_an_error_that_names_its_place_and_keeps_a_g
 
     settings = Train(epochs=5, batch_size=8, checkpoint_seconds=0)
     with pytest.raises(ModelError, match=r"the loss became (nan|inf): task, step 8, epoch 3") as caught:
-        fit(net(), Task(breaks_in_the_eighth_step), separable(24), settings, 0, folder=tmp_path, on_epoch=seen.append)
+        fit(
+            net(),
+            Task(breaks_in_the_eighth_step),
+            separable(24),
+            settings,
+            0,
+            folder=tmp_path,
+            events=Listening(epoch=seen.append),
+        )
     assert caught.value.where == "epoch 3 of 5, step 8, term task"
     assert str(tmp_path / "checkpoint.pt") in str(caught.value)
     assert "learning_rate" in caught.value.fix
@@ -321,7 +330,7 @@ def test_a_learning_rate_far_too_high_ends_as_that_error(tmp_path: Path) -> None
 
 def test_epochs_are_told_once_each_in_order_and_returned() -> None:
     told: list[Epoch] = []
-    history = fit(net(), Task(), separable(20), Train(epochs=4, batch_size=8), 0, on_epoch=told.append)
+    history = fit(net(), Task(), separable(20), Train(epochs=4, batch_size=8), 0, events=Listening(epoch=told.append))
     assert told == history
     assert [epoch.number for epoch in told] == [1, 2, 3, 4]
 
@@ -350,7 +359,14 @@ def test_everything_trains_in_train_mode_and_ends_in_eval_mode() -> None:
         task.eval()
 
     lesson = separable(16, validation=4)
-    fit(learner, task, lesson, Train(epochs=3, batch_size=8, validation_fraction=0.2), 0, on_epoch=evaluate)
+    fit(
+        learner,
+        task,
+        lesson,
+        Train(epochs=3, batch_size=8, validation_fraction=0.2),
+        0,
+        events=Listening(epoch=evaluate),
+    )
     assert task.modes == [True] * 6
     assert not any(module.training for part in (learner, task) for module in part.modules())
 

@@ -21,7 +21,7 @@ from edgedistill.plugins import find_plugin, load_exporter
 from edgedistill.recipe.benchmark import Benchmark
 from edgedistill.recipe.export import Quantize
 from edgedistill.students.convnet import ConvNet
-from edgedistill.types import Precision, Scheme
+from edgedistill.types import Precision, QuantizationScheme
 from tests.conversion import test_candidates as test_quantizing
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def written(module: nn.Module, given: dict[str, Array], out: Path) -> tuple[Arti
     return artifact, dict(source.expected)
 
 
-def int8(artifact: Artifact, given: dict[str, Array], out: Path, scheme: Scheme | None = None) -> Artifact:
+def int8(artifact: Artifact, given: dict[str, Array], out: Path, scheme: QuantizationScheme | None = None) -> Artifact:
     return load_exporter("ncnn").quantize(artifact, INT8, given, out, scheme)
 
 
@@ -220,7 +220,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Array, A
 
 @pytest.mark.parametrize("scheme", load_exporter("ncnn").schemes(INT8)[:3], ids=lambda s: s.name)
 def test_a_trained_student_keeps_its_answers(
-    scheme: Scheme, digits: tuple[Artifact, Array, Array, Array, Path], tmp_path: Path
+    scheme: QuantizationScheme, digits: tuple[Artifact, Array, Array, Array, Path], tmp_path: Path
 ) -> None:
     artifact, train, x, labels, _ = digits
     made = int8(artifact, {"image": train[:128]}, tmp_path, scheme)

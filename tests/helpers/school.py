@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from edgedistill.data.splits import Data
 from edgedistill.distillation.schemes import Classroom, distil
-from edgedistill.events import Silent
+from edgedistill.events import Quiet
 from edgedistill.recipe.document import Recipe
 from edgedistill.students.convnet import ConvNet
 from edgedistill.teachers.module import Adapted
@@ -79,7 +79,7 @@ class Pupil(ConvNet):
         return logits
 
 
-class Witness(Silent):
+class Witness(Quiet):
     """Remembers the epochs and steps that it was told of."""
 
     def __init__(self) -> None:
@@ -111,9 +111,9 @@ class Training:
     more: dict[str, Any] = field(default_factory=dict)
     samples: int = 41
 
-    def run(self, folder: Path, watch: Witness | None = None) -> Trained:
+    def run(self, folder: Path, events: Witness | None = None) -> Trained:
         """Train, or go on training, with checkpoints and logs below a folder."""
-        witness = watch or Witness()
+        witness = events or Witness()
         told = recipe(self.distill, **self.more)
         room = Classroom(told, folder, splits(self.samples), folder, witness)
         student = distil(room, "student", Pupil(self.dropout), new_teacher(), None, told.seed)

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edgedistill.plugins import VERBS, plugin_names
+from edgedistill.plugins import plugin_names
 
 if TYPE_CHECKING:
     from edgedistill.contracts import Shelf
 
 ROOT = Path(__file__).parents[2]
 SHELVES: list[Shelf] = ["exporters", "devices", "benchmarks"]
+ASIDE = {"studies"}
+"""Stands on a shelf's folder, like a user of the product."""
 SOURCES = [p for folder in ("edgedistill", *SHELVES) for p in (ROOT / folder).rglob("*.py")]
 
 
@@ -30,14 +32,14 @@ def imported_names(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("shelf", SHELVES)
-def test_entry_points_are_exactly_the_files_on_the_shelf(shelf: Shelf) -> None:
-    files = sorted(p.stem for p in (ROOT / shelf).glob("*.py") if not p.stem.startswith("_"))
-    assert plugin_names(shelf) == files
+def test_entry_points_are_exactly_the_files_and_folders_on_the_shelf(shelf: Shelf) -> None:
+    places = [*(ROOT / shelf).glob("*.py"), *(p.parent for p in (ROOT / shelf).glob("*/__init__.py"))]
+    assert plugin_names(shelf) == sorted(p.stem for p in places if p.stem not in ASIDE and p.stem[0] != "_")
 
 
 @pytest.mark.parametrize("path", [*SOURCES, *(ROOT / "tests").rglob("*.py")], ids=lambda p: str(p.relative_to(ROOT)))
 def test_nobody_imports_a_shelf_by_its_mapped_name(path: Path) -> None:
-    shelves = tuple(f"edgedistill.{shelf}" for shelf in VERBS)
+    shelves = tuple(f"edgedistill.{shelf}" for shelf in SHELVES)
     assert not [name for name in imported_names(path) if name.startswith(shelves)]
 
 
@@ -54,6 +56,10 @@ def test_every_package_is_listed_for_the_wheel() -> None:
     folders = {"edgedistill", *(f"edgedistill.{shelf}" for shelf in SHELVES)}
     for init in (ROOT / "edgedistill").rglob("__init__.py"):
         folders.add(".".join(init.parent.relative_to(ROOT).parts))
+    for shelf in ("exporters", "devices"):
+        folders |= {
+            ".".join(("edgedistill", *p.parent.relative_to(ROOT).parts)) for p in (ROOT / shelf).rglob("__init__.py")
+        }
     assert set(project["tool"]["setuptools"]["packages"]) == folders
     assert all((ROOT / shelf / "__init__.py").is_file() for shelf in SHELVES)
 

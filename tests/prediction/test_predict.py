@@ -15,6 +15,7 @@ from edgedistill.cli.main import main
 from edgedistill.errors import DeviceError, UsageError
 from edgedistill.prediction.networks import FEW
 from edgedistill.prediction.predict import predict
+from tests.helpers.listening import Listening
 from tests.helpers.predicting import convolutions, module, transformer, window
 
 if TYPE_CHECKING:
@@ -541,9 +542,9 @@ def test_calibrating_a_device_measures_exports_and_writes(monkeypatch: pytest.Mo
     monkeypatch.setattr(calibrating, "ROUNDS", 1)
     monkeypatch.setattr(calibrating, "_QUERIES", 3)
     monkeypatch.setattr(calibrating, "_SECONDS", 0.01)
-    steps = []
+    steps: list[str] = []
     found = calibrating.from_device(
-        calibrating.Board("here", "onnxruntime", few_shot=True), "cpu", lambda *step: steps.append(step)
+        calibrating.Board("here", "onnxruntime", few_shot=True), "cpu", Listening(steps.append)
     )
     assert len(steps) == 3
     assert found["status"] == "few-shot"

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from edgedistill.errors import DeviceError, UsageError
+from edgedistill.events import QUIET
 from edgedistill.plugins import load_device
 from edgedistill.prediction import networks as suite
 from edgedistill.prediction import published
 from edgedistill.prediction import this_machine as hosting
 from edgedistill.prediction.own_board import written
 from edgedistill.prediction.predict import predict
-from edgedistill.types import BenchmarkJob, BenchmarkResult
+from edgedistill.types import AgentAnswer, AgentCall
+from tests.helpers.listening import Listening
 from tests.helpers.predicting import convolutions, module
 
 if TYPE_CHECKING:
@@ -97,22 +99,22 @@ def test_what_disagrees_is_measured_again_before_it_is_refused(monkeypatch: pyte
         def __init__(self, runs: int) -> None:
             self.runs = runs
 
-        def run(self, _device: str, job: BenchmarkJob) -> BenchmarkResult:
+        def run(self, _device: str, job: AgentCall) -> AgentAnswer:
             ran.append(job.artifact.name)
             number = ran.count("b")
             slow = job.artifact.name == "b" and number <= self.runs and number % 2 == 1
             rows = [{"name": "layer", "type": "Conv", "ms": 9.0, "least_ms": 2.0 if slow else 1.0}]
-            return BenchmarkResult("cpu", {"profile": {"operators": rows}})
+            return AgentAnswer("cpu", {"profile": {"operators": rows}})
 
     files = {name: tmp_path / name for name in "ab"}
     monkeypatch.setattr(hosting, "load_device", lambda _: Busy(4))
-    found = hosting._timed(files, {}, "ncnn", lambda *_: None)
+    found = hosting._timed(files, {}, "ncnn", QUIET)
     assert found == {"a": (1.0, [1.0, 1.0]), "b": (1.0, [1.0, 1.0])}
     assert (ran.count("a"), ran.count("b")) == (4, 8)
     ran.clear()
     monkeypatch.setattr(hosting, "load_device", lambda _: Busy(99))
     with pytest.raises(DeviceError, match="two measurements of b"):
-        hosting._timed(files, {}, "ncnn", lambda *_: None)
+        hosting._timed(files, {}, "ncnn", QUIET)
     assert (ran.count("a"), ran.count("b")) == (4, 12)
 
 
@@ -135,9 +137,7 @@ def test_a_file_is_measured_beside_the_suite_and_corrects_all_boards(
     monkeypatch.setattr(hosting, "PROCESSES", 2)
     monkeypatch.setattr(hosting, "DISAGREE", float("inf"))  # the tests' machine is busy
     steps: list[str] = []
-    found = predict(
-        network, ["rpi-4b", "rpi-5"], host=hosting.measured_here, on_step=lambda _n, _all, text: steps.append(text)
-    )
+    found = predict(network, ["rpi-4b", "rpi-5"], host=hosting.measured_here, events=Listening(steps.append))
     assert [step for step in steps if step.startswith("measure")] == [
         f"measure {name} here" for name in ("net.onnx", "mobilenet", "small")
     ] * 2
@@ -155,7 +155,7 @@ def test_a_file_is_measured_beside_the_suite_and_corrects_all_boards(
 
 def test_layers_of_ncnn_are_timed_one_by_one(network: Path, tmp_path: Path) -> None:
     file, shapes = read.runnable(network, "ncnn")
-    job = BenchmarkJob(file, "ncnn", inputs=hosting._ones(shapes, tmp_path / "ones.npz"), profile=3)
+    job = AgentCall(file, "ncnn", inputs=hosting._ones(shapes, tmp_path / "ones.npz"), profile=3)
     document = load_device("cpu").run("cpu", job).document
     rows = document["profile"]["operators"]
     kinds = [line.split()[0] for line in file.read_text(encoding="ascii").splitlines()[2:]]

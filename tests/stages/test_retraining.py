@@ -78,13 +78,13 @@ def test_what_judges_the_files_was_not_learned(trained: Finished, wide: Path) ->
     """The held-out rows are those that the calibrated candidates were judged with, and no others are."""
     import numpy as np
 
-    from edgedistill.events import Silent
+    from edgedistill.events import Quiet
     from edgedistill.runs import open_run
     from edgedistill.stages.files import load_data
 
     (data,) = (trained[0] / "stages" / "data").iterdir()
     with open_run(trained[0]) as run:
-        stages = Retraining(load_recipe(wide), wide.parent, run, Silent())
+        stages = Retraining(load_recipe(wide), wide.parent, run, Quiet())
         rows = set(stages._judging(load_data(Stage("data", "", data, ""))).tolist())
     chosen = np.random.default_rng(0).permutation(898)[:128]
     assert len(rows) == 250

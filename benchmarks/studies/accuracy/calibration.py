@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgedistill.events import QUIET
 from edgedistill.plugins import find_plugin, load_device
 from edgedistill.prediction.networks import FEW, SUITE, UNSEEN
 from edgedistill.prediction.own_board import Board, exported, measured
@@ -38,7 +39,7 @@ def main() -> int:
         os.environ["EDGEDISTILL_PROFILES"] = f"{folder}/profiles"
         files = {name: exported(name, arguments.runtime, Path(folder)) for name in (*SUITE, *UNSEEN)}
         board = Board("this-machine", arguments.runtime)
-        timings = measured(files, board, arguments.device, lambda *_: None)
+        timings = measured(files, board, arguments.device, QUIET)
         found = dict(zip(files, timings, strict=True))
         error, inside = _told("suite of 12", {n: found[n] for n in SUITE}, found, board, arguments.device)
         _told("three networks", {n: found[n] for n in FEW}, found, board, arguments.device)

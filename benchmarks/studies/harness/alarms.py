@@ -8,6 +8,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from edgedistill.events import QUIET
 from edgedistill.measurement.measure import measure_files
 from edgedistill.recipe.document import Benchmark
 
@@ -41,7 +42,7 @@ def alarms(kept: Kept, files: Mapping[str, Artifact], wanted: Mapping[str, int],
 def compared(candidate: Artifact, reference: Artifact, rounds: int) -> Json:
     """The answer and its figures."""
     started = time.perf_counter()
-    first, *_ = measure_files([candidate], reference, Benchmark(rounds=rounds), lambda *_: None)
+    first, *_ = measure_files([candidate], reference, Benchmark(rounds=rounds), QUIET)
     told: Json = first["ratio_to_reference"]
     keys = ("answer", "p50", "p50_interval99", "noise_floor", "p_value", "needed_rounds")
     return {**{key: told[key] for key in keys}, "seconds": time.perf_counter() - started}

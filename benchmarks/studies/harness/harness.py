@@ -12,7 +12,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from edgedistill.plugins import load_device
-from edgedistill.types import BenchmarkJob
+from edgedistill.types import AgentCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -69,7 +69,7 @@ def _bare(file: Artifact, runtime: str, seconds: float) -> float:
 
 
 def _ours(file: Artifact, runtime: str, seconds: float, *, own_clock: bool = False) -> float:
-    job = BenchmarkJob(file.path, runtime, min_queries=10, min_duration_s=seconds)
+    job = AgentCall(file.path, runtime, min_queries=10, min_duration_s=seconds)
     document = load_device("cpu").run("cpu", job).document
     return float(document["runtime_p50_ms"] if own_clock else median(document["latency_ns"]) / 1e6)
 

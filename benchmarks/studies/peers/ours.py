@@ -15,6 +15,7 @@ from edgedistill.distillation.learners import Student
 from edgedistill.distillation.objective.objective import Objective, Sides, wanted
 from edgedistill.distillation.training.place import deterministic, epoch_batches
 from edgedistill.distillation.training.trainer import Lesson, fit
+from edgedistill.events import QUIET
 from edgedistill.models.signals import LOGITS
 from edgedistill.recipe.document import Cache, CrossEntropy, SoftTargets, Train
 from edgedistill.teachers.live import LiveTeacher
@@ -47,7 +48,7 @@ def cached(task: Task) -> Callable[[], nn.Module]:
     folder, live = _folder(), _live(task)
     inputs, _ = _stored(task)
     shapes = live.shapes(task.classes)
-    write_cache(folder, live, shapes, inputs, Cache(), _settings(task), _SEED, lambda _done, _total: None)
+    write_cache(folder, live, shapes, inputs, Cache(), _settings(task), _SEED, QUIET)
     return _training(task, _TAUGHT, CachedTeacher(folder), folder)
 
 

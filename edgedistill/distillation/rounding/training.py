@@ -19,7 +19,7 @@ from edgedistill.distillation.rounding.ranges import LearnedRange, rounded_weigh
 from edgedistill.distillation.schemes import Source, train, without_layers
 from edgedistill.distillation.training.place import deterministic
 from edgedistill.distillation.trainings import cached_train, passes
-from edgedistill.events import Silent
+from edgedistill.events import QUIET
 from edgedistill.models.graph import Recording, operator_name
 from edgedistill.models.weights import load_checkpoint
 from edgedistill.recipe.document import MultiStage
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from edgedistill.distillation.trainings import Job
-    from edgedistill.events import Watch
+    from edgedistill.events import Events
     from edgedistill.recipe.document import Distill, Recipe, Term
     from edgedistill.types import Array
 
@@ -176,7 +176,7 @@ def qat_settings(recipe: Recipe) -> Distill:
 
 
 def train_quantized(
-    work: QatJob, keep: Callable[[QuantizedStudent], None] | None = None, watch: Watch | None = None
+    work: QatJob, keep: Callable[[QuantizedStudent], None] | None = None, events: Events = QUIET
 ) -> None:
     """Fine-tune the trained student with its rounding, taught by the recipe's teacher; `keep` takes the result.
 
@@ -184,7 +184,7 @@ def train_quantized(
         ModelError: no graph can be made of the student, the loss is not finite, or the teacher changed.
     """
     job, recipe = work.job, work.job.recipe
-    room = replace(job.room(watch or Silent()), held_out=work.held_out)
+    room = replace(job.room(events), held_out=work.held_out)
     data = room.data
     spec = recipe.student.model_copy(update={"checkpoint": None})
     student = build(spec, data.sample_shape, data.classes, job.beside, recipe.seed)

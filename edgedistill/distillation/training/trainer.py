@@ -24,15 +24,15 @@ from edgedistill.distillation.training.log import TrainingLog
 from edgedistill.distillation.training.place import Place, epoch_batches, mixed
 from edgedistill.distillation.training.schedules import learning_rate
 from edgedistill.errors import ModelError
-from edgedistill.events import Epoch
+from edgedistill.events import QUIET, Epoch
 from edgedistill.models.signals import LOGITS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from jaxtyping import Float, Int
 
+    from edgedistill.events import Events
     from edgedistill.models.signals import Signals
     from edgedistill.recipe.document import Train
     from edgedistill.types import Array
@@ -75,8 +75,8 @@ def fit(
     seed: int,
     *,
     folder: Path | None = None,
-    on_epoch: Callable[[Epoch], None] = lambda _: None,
-    on_step: Callable[[float], None] = lambda _: None,
+    name: str = "model",
+    events: Events = QUIET,
 ) -> list[Epoch]:
     """Train in place; learner and objective end in eval mode, the learner with the chosen epoch's weights.
 
@@ -87,14 +87,14 @@ def fit(
         settings: the recipe's.
         seed: decides order and dropout.
         folder: for checkpoint and logs; a training found there is continued. None keeps nothing.
-        on_epoch: told after every epoch.
-        on_step: told the passes over the data so far, after every batch.
+        name: of the training, for those who look on.
+        events: told after every epoch, and after every batch the passes over the data so far.
 
     Raises:
         ModelError: a term of the loss became NaN or infinite; the last good checkpoint is kept.
     """
     with synchronized(learner):
-        return _Training(learner, objective, lesson, settings, seed, folder).run(on_epoch, on_step)
+        return _Training(learner, objective, lesson, settings, seed, folder).run(name, events)
 
 
 class _Training:
@@ -124,18 +124,18 @@ class _Training:
         self.log = TrainingLog(folder / "logs" if folder is not None and self.leads else None, self.place.step)
         self.saved = time.monotonic()
 
-    def run(self, on_epoch: Callable[[Epoch], None], on_step: Callable[[float], None]) -> list[Epoch]:
+    def run(self, name: str, events: Events) -> list[Epoch]:
         if self.place.step == 0:
             self._save()
         for told in self.place.history:
-            on_epoch(Epoch(**told))
+            events.epoch(name, Epoch(**told), self.settings.epochs)
         while self.place.epoch < self.settings.epochs and not self._out_of_patience():
-            self._epoch(on_step)
-            on_epoch(Epoch(**self.place.history[-1]))
+            self._epoch(name, events)
+            events.epoch(name, Epoch(**self.place.history[-1]), self.settings.epochs)
         self._finish()
         return [Epoch(**told) for told in self.place.history]
 
-    def _epoch(self, on_step: Callable[[float], None]) -> None:
+    def _epoch(self, name: str, events: Events) -> None:
         """The rest of the running epoch: windows of `accumulate` batches, one optimiser step each."""
         self.model.train()
         self.objective.train()
@@ -145,7 +145,7 @@ class _Training:
         for number in range(place.batch, len(windows)):
             self._window(windows[number], number / len(windows), len(windows))
             place.batch = number + 1
-            on_step(place.epoch + place.batch / len(windows))
+            events.training(name, place.epoch + place.batch / len(windows), self.settings.epochs)
             if time.monotonic() - self.saved >= self.settings.checkpoint_seconds:
                 self._save()
         self._close_epoch()

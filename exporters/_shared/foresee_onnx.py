@@ -1,4 +1,4 @@
-"""What ONNX will refuse of a model that is not converted yet."""
+"""What ONNX will refuse of a model that is not converted yet; OpenVINO goes by way of it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._shared.foresee import cautiously
-from .._shared.torch_graph import captured, lacking, listed, shapeless
-from .._shared.torch_to_onnx import example
+from .foresee import cautiously
+from .torch_graph import captured, lacking, listed, shapeless
+from .torch_to_onnx import example
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
