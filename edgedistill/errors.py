@@ -47,15 +47,12 @@ class EdgeDistillError(Exception):
 
     def to_json(self) -> dict[str, str | int]:
         """The error object of the `--json` contract."""
-        return {
-            "code": self.code,
-            "exit_code": self.exit_code,
-            "message": self.message,
-            "where": self.where,
-            "expected": self.expected,
-            "got": self.got,
-            "fix": self.fix,
-        }
+        return {"code": self.code, "exit_code": self.exit_code, **self.told()}
+
+    def told(self) -> dict[str, str]:
+        """Its parts by name, of which it can be made again."""
+        parts = {"where": self.where, "expected": self.expected, "got": self.got, "fix": self.fix}
+        return {"message": self.message, **parts}
 
     def __str__(self) -> str:
         """All parts that are known, one a line."""

@@ -1,50 +1,94 @@
 """The main path, top to bottom: recipe in, released artifacts out.
 
-A stage's key is made of everything it reads; what it does stands in stages.py.
+What a stage does stands in its module; what it depends on is what it is handed here, and what it names there.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import edgedistill
-from edgedistill.errors import DataError, PluginError, UsageError, nearest
-from edgedistill.events import QUIET, Events
-from edgedistill.plugins import device_runtimes, find_plugin, load_device, plugin_names, traits_of
-from edgedistill.prediction.predict import is_predicted, profile_of
-from edgedistill.recipe.document import Assistants, Distill, MultiStage, Recipe, canonical
+from edgedistill.contracts import Predicts
+from edgedistill.errors import UsageError, nearest
+from edgedistill.events import QUIET
+from edgedistill.plugins import find_plugin, plugin_names, plugin_of, plugins_that
+from edgedistill.recipe.document import canonical
 from edgedistill.release.gate import judge
-from edgedistill.report.build import package_versions
-from edgedistill.runs import Run, Stage, open_run, publish
-from edgedistill.stages.files import Files, read_json
-from edgedistill.stages.requantize import Retraining, needed, writable
-from edgedistill.types import Json, Precision, Source, Verdict, file_sha256
+from edgedistill.runs import open_run, publish
+from edgedistill.stages import (
+    NAMES,
+    benchmark,
+    bundle,
+    cache,
+    data,
+    distill,
+    export,
+    gate,
+    parity,
+    quantize,
+    report,
+    requantize,
+    retrain,
+    student,
+    teacher,
+)
+from edgedistill.stages.code import code_digest
+from edgedistill.stages.files import read_json
+from edgedistill.stages.need import needed
+from edgedistill.stages.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+    from pathlib import Path
+    from types import ModuleType
 
-STAGES = (
-    "data",
-    "teacher",
-    "student",
-    "cache",
-    "distill",
-    "export",
-    "quantize",
-    "retrain",
-    "requantize",
-    "parity",
-    "benchmark",
-    "report",
-    "gate",
-    "bundle",
+    from edgedistill.contracts import Shelf
+    from edgedistill.events import Events
+    from edgedistill.recipe.document import Recipe
+    from edgedistill.runs import Run, Stage
+    from edgedistill.stages.work import StageModule
+    from edgedistill.types import Json, Verdict
+
+HOST = "cpu"
+"""Where outputs are computed, wherever the files are measured."""
+STAGES: tuple[StageModule, ...] = (
+    data,
+    teacher,
+    student,
+    cache,
+    distill,
+    export,
+    quantize,
+    retrain,
+    requantize,
+    parity,
+    benchmark,
+    report,
+    gate,
+    bundle,
 )
+
+
+def walk(do: Do, recipe: Recipe) -> None:
+    """Every stage in turn, handed what it depends on."""
+    splits = do(data)
+    taught_by = do(teacher, splits)
+    initial = do(student, splits)
+    answers = do(cache, splits, taught_by)
+    distilled = do(distill, splits, taught_by, initial, answers)
+    exported = do(export, splits, taught_by, distilled)
+    quantized = do(quantize, splits, exported)
+    need = needed(recipe, quantized)
+    retrained = do(retrain, splits, taught_by, distilled, answers, wanted=bool(need))
+    requantized = do(requantize, splits, distilled, exported, quantized, retrained, need=need)
+    proved = do(parity, splits, taught_by, distilled, exported, quantized, retrained, requantized)
+    measured = do(benchmark, splits, exported, quantized, requantized, proved.only("refused.json"))
+    made = (taught_by, initial, distilled, exported, quantized, retrained, requantized)
+    gated = do(gate, do(report, splits, *made, proved, measured))
+    do(bundle, splits, distilled, exported, quantized, requantized, gated)
 
 
 @dataclass(frozen=True)
@@ -70,20 +114,100 @@ def compress(recipe: Recipe, beside: Path, run_dir: Path, *, until: str = "bundl
     Raises:
         EdgeDistillError: see edgedistill/errors.py; finished stages are kept.
     """
-    if until not in STAGES:
+    if until not in NAMES:
         raise UsageError(
             f"unknown stage {until!r}",
             where=f"--until {until}",
-            expected=nearest(until, STAGES),
+            expected=nearest(until, NAMES),
             got=repr(until),
             fix="use a known stage",
         )
-    check(recipe, beside)
+    work = Work(recipe, beside, run_dir, events, {})
+    keys = checked(work)
     with _connected(), open_run(run_dir, events.stage) as run:
-        path = _Path(recipe, beside, run, events, until)
+        do = Do(work, keys, run, until)
         with suppress(_Reached):
-            path.walk()
-    return Outcome(run_dir, run.stages_json(), path.report, path.verdict)
+            walk(do, recipe)
+    if "gate" not in do.done:
+        return Outcome(run_dir, run.stages_json(), None, None)
+    found = read_json(do.done["gate"].path / "report.json")
+    return Outcome(run_dir, run.stages_json(), found, judge(found, recipe.gate))
+
+
+def checked(work: Work) -> dict[str, Json]:
+    """What would fail in an hour is refused now: unknown plug-ins, missing extras, files that are not there.
+
+    Returns:
+        For each stage what its key depends on besides earlier stages.
+
+    Raises:
+        EdgeDistillError: of the kind that the run would have met.
+    """
+    for stage in STAGES:
+        stage.check(work)
+    return {stage.NAME: stage.key(work) for stage in STAGES}
+
+
+def check(recipe: Recipe, beside: Path) -> None:
+    """A recipe is refused as `compress` would refuse it before its first stage; raises as `checked`."""
+    checked(Work(recipe, beside, beside, QUIET, {}))
+
+
+@dataclass
+class Do:
+    """Runs or reuses a stage. Its key is made of all that it is handed: nothing else reaches it."""
+
+    work: Work
+    keys: dict[str, Json]
+    run: Run
+    until: str
+    done: dict[str, Stage] = field(default_factory=dict)
+
+    def __call__(self, stage: StageModule, *earlier: Stage, **given: Any) -> Stage:
+        """The finished stage; what libraries print while it is made goes to RUN/logs.
+
+        Raises:
+            _Reached: the stage that the command named is done.
+        """
+        if NAMES.index(stage.NAME) > NAMES.index(self.until):
+            raise _Reached
+        known = self.keys[stage.NAME]
+        depends = {
+            "code": code_digest([stage, *_plugins(stage, self.work.recipe)]),
+            "earlier": [one.digest for one in earlier],
+            "given": given,
+            "recipe": self.work.read_by(stage),
+            "known": known,
+        }
+        handed = self.work.handed_to(stage, known)
+
+        def make(out: Path) -> None:
+            with self.work.events.captured(self.run.root / "logs" / f"{stage.NAME}.log"):
+                stage.make(handed, *earlier, out=out, **given)
+
+        found = self.run.stage(stage.NAME, json.loads(canonical(depends)), make)
+        self.done[stage.NAME] = found
+        self._publish(found)
+        return found
+
+    def _publish(self, found: Stage) -> None:
+        """Put what people look for where they look for it."""
+        if found.name == "gate":
+            for name in ("report.json", "report.html"):
+                publish(found.path / name, self.run.root / name)
+        if found.name == "bundle":
+            publish(found.path, self.run.root / "bundle")
+
+
+def _plugins(stage: StageModule, recipe: Recipe) -> list[ModuleType]:
+    """The plug-ins of the recipe that a stage calls."""
+    predicting = list(plugins_that("devices", Predicts)) if recipe.benchmark.simulated else []
+    wanted: dict[Shelf, list[str]] = {
+        "exporters": recipe.export.formats,
+        "devices": sorted({plugin_of(recipe.benchmark.device), plugin_of(HOST), *predicting}),
+        "benchmarks": plugin_names("benchmarks"),
+    }
+    return [find_plugin(shelf, name) for shelf in stage.USES for name in wanted[shelf]]
 
 
 @contextmanager
@@ -100,276 +224,3 @@ def _connected() -> Iterator[None]:
 
 class _Reached(Exception):  # noqa: N818 - not an error: the last wanted stage is done
     """The stage that the command named is done."""
-
-
-def check(recipe: Recipe, beside: Path) -> None:
-    """What would fail in an hour is refused now: unknown plug-ins, missing extras, files that are not there.
-
-    Raises:
-        UsageError: of the kind that the run would have met.
-    """
-    from edgedistill.data.sources import source_key
-    from edgedistill.models.key import model_key
-
-    known_to = {name: writable(name) for name in recipe.export.formats}
-    for word in recipe.export.precisions:
-        if all(Precision.parse(word) not in precisions for precisions in known_to.values()):
-            raise PluginError(
-                f"none of the formats can be written in {word}",
-                where="export.precisions",
-                expected="; ".join(f"{name}: {', '.join(p.short for p in known)}" for name, known in known_to.items()),
-                got=word,
-                fix="drop the precision, or add a format that has it",
-            )
-    if is_predicted(recipe.benchmark.device):
-        raise UsageError(
-            f"nothing runs on {recipe.benchmark.device}: it is simulated",
-            where="benchmark.device",
-            expected="a device that computes",
-            got=recipe.benchmark.device,
-            fix=f"benchmark.simulated: [{recipe.benchmark.device.removeprefix('sim:')}] predicts beside measuring",
-        )
-    device = load_device(recipe.benchmark.device)
-    if not device.TRAITS.computes or device.TRAITS.source is not Source.MEASURED:
-        raise UsageError(
-            f"{recipe.benchmark.device} cannot measure a recipe's files",
-            where="benchmark.device",
-            expected="a device that the agent runs on: cpu or ssh:NAME",
-            got=recipe.benchmark.device,
-            fix=f"measure the finished files with `edgedistill benchmark --device {recipe.benchmark.device}`",
-        )
-    device.describe(recipe.benchmark.device)
-    for name in recipe.benchmark.simulated:
-        profile_of(name)
-    source_key(recipe.data, beside)
-    scheme = recipe.distill.scheme
-    for model in (recipe.teacher, recipe.student, *(scheme.chain if isinstance(scheme, Assistants) else [])):
-        model_key(model, beside)
-    calibration_digest(recipe, beside)
-
-
-class _Path:
-    """One walk along the stages: what each depends on, and which comes next."""
-
-    def __init__(self, recipe: Recipe, beside: Path, run: Run, events: Events, until: str) -> None:
-        self.recipe = recipe
-        self.beside = beside
-        self.run = run
-        self.events = events
-        self.until = until
-        self.stages = Retraining(recipe, beside, run, events)
-        self.code = _code_digest()
-        self.report: Json | None = None
-        self.verdict: Verdict | None = None
-
-    def walk(self) -> None:
-        """Every stage in turn.
-
-        Raises:
-            _Reached: before the first stage that is not wanted.
-        """
-        from edgedistill.data.sources import source_key
-
-        recipe, do = self.recipe, self.stages
-        data = self._stage("data", do.data, source=source_key(recipe.data, self.beside), seed=recipe.seed)
-        training: Json = {"data": data.digest, "seed": recipe.seed, "threads": recipe.threads}
-        training["tools"] = package_versions(["torch"])
-        models = {"teacher": do.model_key(recipe.teacher), "student": do.model_key(recipe.student)}
-        teacher = self._stage(
-            "teacher",
-            lambda out: do.teacher(data, out),
-            **training,
-            model=models["teacher"],
-            teacher=recipe.teacher,
-        )
-        student = self._stage("student", lambda out: do.student(data, out), **training, model=models["student"])
-        cache = self._stage(
-            "cache",
-            lambda out: do.cache(data, teacher, out),
-            **training,
-            teacher=teacher.digest,
-            **cache_key(recipe.distill),
-        )
-        distilled = self._stage(
-            "distill",
-            lambda out: do.distill(data, teacher, student, cache, out),
-            **training,
-            teacher=teacher.digest,
-            student=student.digest,
-            model=models["student"],
-            distill=recipe.distill,
-            assistants=do.assistant_keys(),
-            cache=cache.digest,
-        )
-        exporting: Json = {"data": data.digest, "formats": recipe.export.formats, "tools": do.tools()}
-        exporting["fold"] = recipe.export.fold
-        exported = self._stage(
-            "export",
-            lambda out: do.export(data, teacher, distilled, out),
-            **exporting,
-            teacher=teacher.digest,
-            student=distilled.digest,
-            models=models,
-            origin=asdict(do.origin(quantized=False)),
-        )
-        quantized = self._stage(
-            "quantize",
-            lambda out: do.quantize(data, exported, out),
-            **exporting,
-            exported=exported.digest,
-            precisions=recipe.export.precisions,
-            quantize=recipe.quantize,
-            seed=recipe.seed,
-            calibration=calibration_digest(recipe, self.beside),
-            benchmark=recipe.benchmark.device,
-            origin=asdict(do.origin(quantized=True)),
-        )
-        need = needed(recipe, quantized)
-        taught: Json = {
-            **training,
-            "teacher": teacher.digest,
-            "student": distilled.digest,
-            "model": models["student"],
-            "distill": recipe.distill,
-            "cache": cache.digest,
-            **retraining_key(recipe, self.beside),
-        }
-        retrained = self._stage(
-            "retrain",
-            lambda out: do.retrain(data, teacher, distilled, cache, need, out),
-            use=bool(need),
-            **(taught if need else {}),
-        )
-        requantized = self._stage(
-            "requantize",
-            lambda out: do.requantize(data, distilled, (exported, quantized), retrained, need, out),
-            **exporting,
-            files=[exported.digest, quantized.digest],
-            retrained=retrained.digest,
-            need=asdict(need),
-            quantize=recipe.quantize,
-            benchmark=recipe.benchmark.device,
-            origin=asdict(do.origin(quantized=True)),
-        )
-        files = Files(exported, quantized, retrained, requantized)
-        runs: Json = {"data": data.digest, "files": files.digests, "runtimes": do.runtimes()}
-        runs["fold"] = recipe.export.fold
-        proved = self._stage(
-            "parity",
-            lambda out: do.parity(data, teacher, distilled, files, out),
-            **runs,
-            teacher=teacher.digest,
-            student=distilled.digest,
-            parity=recipe.parity,
-        )
-        device = load_device(recipe.benchmark.device).describe(recipe.benchmark.device)
-        measured = self._stage(
-            "benchmark",
-            lambda out: do.benchmark(data, files, proved, out),
-            **runs,
-            benchmark=recipe.benchmark,
-            device=device.to_json(traits_of(recipe.benchmark.device).source),
-            shelf=plugin_names("benchmarks"),
-            there=device_runtimes(recipe.benchmark.device),
-            refused=read_json(proved.path / "refused.json"),
-            simulated=[profile_of(name) for name in recipe.benchmark.simulated],
-        )
-        reported = self._stage(
-            "report",
-            lambda out: do.report(data, teacher, student, distilled, files, proved, measured, out),
-            models=[teacher.digest, student.digest, distilled.digest],
-            files=files.digests,
-            parity=proved.digest,
-            measured=measured.digest,
-            recipe=recipe.model_dump(mode="json", exclude={"gate"}),
-        )
-        policy = hashlib.sha256(canonical(recipe.gate).encode()).hexdigest()
-        gated = self._stage("gate", lambda out: do.gate(reported, policy, out), report=reported.digest, policy=policy)
-        for name in ("report.json", "report.html"):
-            publish(gated.path / name, self.run.root / name)
-        self.report = report = read_json(gated.path / "report.json")
-        self.verdict = judge(report, recipe.gate)
-        bundled = self._stage("bundle", lambda out: do.bundle(data, distilled, files, report, out), gated=gated.digest)
-        publish(bundled.path, self.run.root / "bundle")
-
-    def _stage(self, name: str, make: Callable[[Path], None], **depends: Any) -> Stage:
-        """Run or reuse; what libraries print while it runs goes to RUN/logs."""
-        if STAGES.index(name) > STAGES.index(self.until):
-            raise _Reached
-
-        def work(out: Path) -> None:
-            with self.events.captured(self.run.root / "logs" / f"{name}.log"):
-                make(out)
-
-        return self.run.stage(name, json.loads(canonical({"code": self.code, **depends})), work)
-
-
-def calibration_digest(recipe: Recipe, beside: Path) -> str | None:
-    """Digest of the recipe's calibration file, if it names one.
-
-    Raises:
-        DataError: there is no such file.
-    """
-    name = recipe.quantize.calibration
-    if name is None:
-        return None
-    if not (beside / name).is_file():
-        raise DataError(
-            f"there is no file at {beside / name}",
-            where="quantize.calibration",
-            expected="an .npz file with an array x",
-            got="nothing",
-            fix="correct the path",
-        )
-    return file_sha256(beside / name)
-
-
-def retraining_key(recipe: Recipe, beside: Path) -> Json:
-    """What quantisation-aware training depends on in the recipe's section about quantisation."""
-    settings = recipe.quantize
-    return {
-        "calibration": calibration_digest(recipe, beside) or settings.samples,
-        "validation_samples": settings.validation_samples,
-        "qat": settings.qat.model_dump(exclude={"when", "max_float_macs"}),
-    }
-
-
-_TEACHERS_SIDE = {"teacher", "teacher_layers", "capture"}
-"""What a term of an objective asks of the teacher; the rest is the loss's own."""
-
-
-def cache_key(settings: Distill) -> Json:
-    """What the teacher's kept answers depend on in the recipe's training section."""
-    scheme = settings.scheme
-    phases = scheme.phases if isinstance(scheme, MultiStage) else ()
-    epochs = [phase.epochs for phase in phases] or [settings.epochs]
-    objectives = [phase.objective for phase in phases] or [settings.terms]
-    views = 1 if settings.augment is None else settings.augment.views or max(epochs)
-    return {
-        "signals": [
-            [term.model_dump(mode="json", include=_TEACHERS_SIDE) for term in terms if term.loss != "cross_entropy"]
-            for terms in objectives
-        ],
-        "scheme": scheme.kind,
-        "cache": settings.cache,
-        "augment": settings.augment,
-        "batch_size": settings.batch_size,
-        "views": min(views, max(epochs)),
-        "pays": settings.seeds * sum(epochs) > min(views, max(epochs)),
-    }
-
-
-def _code_digest() -> str:
-    """Digest of all our source, plug-ins included: a change anywhere makes every stage again."""
-    core = Path(edgedistill.__file__).parent
-    shelves = {
-        Path(find_plugin(shelf, name).__file__).parent
-        for shelf in ("exporters", "devices", "benchmarks")
-        for name in plugin_names(shelf)
-    }
-    files = [(core, path) for path in core.rglob("*")] + [(shelf, p) for shelf in shelves for p in shelf.glob("*.py")]
-    digest = hashlib.sha256()
-    for folder, path in sorted(files):
-        if path.suffix in (".py", ".html"):
-            digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()

@@ -174,8 +174,8 @@ def find_devices() -> dict[str, Device]:
     return {name: cast("Device", find_plugin("devices", name)) for name in plugin_names("devices")}
 
 
-def load_device(device_id: str) -> Device:
-    """The device plug-in that serves an id such as `cpu` or `ssh:NAME`.
+def plugin_of(device_id: str) -> str:
+    """Name of the device plug-in that serves an id such as `cpu` or `ssh:NAME`.
 
     Raises:
         PluginError: no plug-in serves such ids.
@@ -190,7 +190,12 @@ def load_device(device_id: str) -> Device:
             got=repr(device_id),
             fix="use a known device (`edgedistill devices list`)",
         )
-    return cast("Device", load_plugin("devices", schemes[scheme]))
+    return schemes[scheme]
+
+
+def load_device(device_id: str) -> Device:
+    """The device plug-in that serves an id, ready to work; raises as `plugin_of` and `load_plugin`."""
+    return cast("Device", load_plugin("devices", plugin_of(device_id)))
 
 
 def traits_of(device_id: str) -> Traits:

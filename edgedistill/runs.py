@@ -19,7 +19,7 @@ import json
 import shutil
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgedistill.errors import StorageError
@@ -43,6 +43,11 @@ class Stage:
     key: str
     path: Path
     digest: str
+
+    def only(self, *files: str) -> Stage:
+        """The same stage as one sees it who reads these files alone: its digest is theirs."""
+        listing = json.loads((self.path / _LIST).read_text(encoding="utf-8"))
+        return replace(self, digest=_listing_digest({file: listing[file] for file in files}))
 
 
 @dataclass

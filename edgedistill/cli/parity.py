@@ -15,7 +15,7 @@ from edgedistill.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edgedistill.models.reference import Source
+    from edgedistill.models.reference import Reference
     from edgedistill.types import Array, Artifact, Json
 
 
@@ -83,7 +83,7 @@ def parity(
     return 0 if found.state == "pass" else 1
 
 
-def _reference(path: Path, samples: Mapping[str, Array] | None) -> Source | Artifact:
+def _reference(path: Path, samples: Mapping[str, Array] | None) -> Reference | Artifact:
     from edgedistill.conversion.loading import Options, load
 
     return load(str(path), Options(), samples) if path.suffix == ".pt2" else artifact_of(path)

@@ -79,6 +79,10 @@ class Choice:
     met: bool
     notes: tuple[str, ...] = ()
 
+    def to_json(self) -> Json:
+        """As reports hold it: artifact, met, candidates, notes."""
+        return {"artifact": self.artifact.id, "met": self.met, "candidates": self.rows, "notes": list(self.notes)}
+
 
 @dataclass(frozen=True)
 class _Search:
@@ -219,7 +223,7 @@ def _returned(search: _Search, best: Tried, reference: Outputs, least: float, nu
         def alone(layer: str) -> float:
             kept = tuple(other for other in layers if other != layer)
             made = small.attempt(replace(best.scheme, keep_float=kept), number, expected)
-            return departure(made.outputs, expected)
+            return error_power(made.outputs, expected)
 
         ranked = sorted(layers, key=alone, reverse=True)
 
@@ -251,7 +255,7 @@ def _unscored(outputs: Outputs, reference: Outputs) -> float:
     return 0.0
 
 
-def departure(outputs: Outputs, expected: Outputs) -> float:
+def error_power(outputs: Outputs, expected: Outputs) -> float:
     """Power of the error over that of the signal, summed over the outputs."""
     return sum(
         float(np.mean((outputs[name] - values) ** 2) / max(np.mean(values**2), _LEAST))

@@ -4,32 +4,31 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edgedistill.artifacts.metadata import Origin, embedded
-from edgedistill.artifacts.running import compute_all, disagreements, matched, subjects
-from edgedistill.conversion.candidates import Choice, choose
+from edgedistill.artifacts.running import compute_all, disagreements, subjects
+from edgedistill.conversion.measuring import measure_proven
 from edgedistill.conversion.operators import require_convertible
+from edgedistill.conversion.proof import keep_worst, prove, unsupported
 from edgedistill.conversion.recommendation import recommend, with_choice
 from edgedistill.conversion.samples import LABELS, check_samples, judged
-from edgedistill.errors import EdgeDistillError, ModelError, UsageError
+from edgedistill.conversion.writing import write_fp32, write_quantized
+from edgedistill.errors import EdgeDistillError, UsageError
 from edgedistill.events import QUIET, Part
-from edgedistill.measurement.measure import measure
-from edgedistill.models.reference import Source, arrays_of, folded, made_ready, model_bytes, of_module
-from edgedistill.parity.compare import Parity, compare_outputs, keep_sample, worst
+from edgedistill.models.reference import Reference, arrays_of, folded, made_ready, of_module
 from edgedistill.plugins import load_exporter
 from edgedistill.recipe.benchmark import Benchmark
 from edgedistill.recipe.export import ParitySettings, Quantize
-from edgedistill.storage import require_space, storage_errors, write_atomically
+from edgedistill.storage import storage_errors, write_atomically
 from edgedistill.types import Array, Artifact, Json, Normalization, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from edgedistill.contracts import Exporter
     from edgedistill.events import Events
 
 SCHEMA = "edgedistill.export/1"
@@ -136,71 +135,98 @@ def export(
     return write(source, Path(out), settings, events)
 
 
-def write(source: Source, out: Path, settings: Settings, events: Events = QUIET) -> Json:
+def write(source: Reference, out: Path, settings: Settings, events: Events = QUIET) -> Json:
     """Write every format and precision, run each file in every runtime of its format, and say which to ship.
 
     Raises:
         UsageError: the folder holds something else, or int8 is wanted without calibration samples.
         EdgeDistillError: a converter refuses the model.
     """
-    wanted = settings.wanted
     exporters = {fmt: load_exporter(fmt) for fmt in settings.to}
-    _check(source, exporters, wanted, settings, out)
-    events.step("look at the operators", 0, 2 * len(exporters) * len(wanted))
+    _check(source, exporters, settings, out)
+    jobs = [(fmt, precision) for fmt in exporters for precision in settings.wanted]
+    events.step("look at the operators", 0, 2 * len(jobs))
     require_convertible(source.model, source.name, source.signature, tuple(exporters), source.inputs, settings.opset)
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    jobs = [(fmt, precision) for fmt in exporters for precision in wanted]
-    artifacts: list[Artifact] = []
-    choices: list[Json] = []
-    apart: dict[str, dict[str, str]] = {}
     with storage_errors(out.parent):
+        written = _Written(source, settings, part, events)
         for number, (fmt, precision) in enumerate(jobs):
-            part_of = Part(events, f"write {fmt} {precision.short}", number, 2 * len(jobs))
-            events.step(part_of.title, number, 2 * len(jobs))
-            folder = part / fmt
-            folder.mkdir(parents=True, exist_ok=True)
-            require_space(folder, 4 * model_bytes(source) + _MARGIN_BYTES)
-            if precision is Precision.FP32:
-                made = exporters[fmt].export(
-                    source.model, source.name, source.signature, folder, source.inputs, settings.opset
-                )
-            else:
-                choice, departures = _chosen(source, artifacts, precision, settings, folder, part_of)
-                made = choice.artifact
-                apart[made.id] = departures
-                choices.append(_choice_json(choice))
-            artifacts.append(embedded(made, Origin(settings.licence)))
+            written.add(fmt, precision, Part(events, f"write {fmt} {precision.short}", number, 2 * len(jobs)))
         documents = []
-        for number, artifact in enumerate(artifacts):
+        for number, artifact in enumerate(written.artifacts):
             events.step(f"prove {artifact.id}", len(jobs) + number, 2 * len(jobs))
-            documents.append(with_choice(_proved(source, artifact, part, apart.get(artifact.id, {})), choices))
+            documents.append(written.proven(artifact))
         document = {"schema": SCHEMA, "name": source.name, "artifacts": documents}
-        if choices:
-            document |= _measured(source, artifacts, documents, settings, part, events)
+        if written.choices:
+            document |= written.measured(documents)
         write_atomically(part / "export.json", json.dumps(document, indent=1, allow_nan=False))
         shutil.rmtree(out, ignore_errors=True)
         part.rename(out)
     return document
 
 
-def _chosen(
-    source: Source,
-    artifacts: Sequence[Artifact],
-    precision: Precision,
-    settings: Settings,
-    folder: Path,
-    events: Events,
-) -> tuple[Choice, dict[str, str]]:
-    """The best candidate of a precision, made from the last fp32 file; runtimes that depart from the reference's."""
-    base = next(a for a in reversed(artifacts) if a.precision is Precision.FP32)
-    samples = folder / ".validation.npz"
-    given = judged(source.inputs, settings.calibration, settings.validation, samples)
-    try:
-        choice = choose(base, precision, given, settings.quantize, settings.benchmark, folder, events)
-        return choice, _apart(choice.artifact, samples, folder)
-    finally:
-        samples.unlink()
+@dataclass
+class _Written:
+    """What there is so far: files, how quantised ones were chosen, runtimes that depart from the reference's."""
+
+    source: Reference
+    settings: Settings
+    folder: Path
+    events: Events
+    artifacts: list[Artifact] = field(default_factory=list)
+    choices: list[Json] = field(default_factory=list)
+    apart: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def add(self, fmt: str, precision: Precision, events: Part) -> None:
+        """Write one file, a quantised one of the last fp32 file."""
+        self.events.step(events.title, events.done, events.total)
+        folder = self.folder / fmt
+        made = (
+            write_fp32(self.source, fmt, folder, self.settings.opset)
+            if precision is Precision.FP32
+            else self._quantized(precision, folder, events)
+        )
+        self.artifacts.append(embedded(made, Origin(self.settings.licence)))
+
+    def _quantized(self, precision: Precision, folder: Path, events: Events) -> Artifact:
+        base = next(a for a in reversed(self.artifacts) if a.precision is Precision.FP32)
+        samples, settings = folder / ".validation.npz", self.settings
+        given = judged(self.source.inputs, settings.calibration, settings.validation, samples)
+        try:
+            choice = write_quantized(base, precision, given, settings.quantize, settings.benchmark, folder, events)
+            self.apart[choice.artifact.id] = _apart(choice.artifact, samples, folder)
+        finally:
+            samples.unlink()
+        self.choices.append(choice.to_json())
+        return choice.artifact
+
+    def proven(self, artifact: Artifact) -> Json:
+        """The artifact's document with its parity in every runtime, and what keeps others from it."""
+        known = unsupported(artifact) | self.apart.get(artifact.id, {})
+        proof = prove(self.source, artifact, ParitySettings(), self.folder, known)
+        file = f"worst/{artifact.id}.npz"
+        speaks = keep_worst(self.source, proof.speaks, self.folder / file, file)
+        answers = [speaks if one.runtime == speaks.runtime else one for one in proof.answers]
+        document = {
+            **artifact.to_json(self.folder),
+            "parity": speaks.parity.to_json(),
+            "parity_by_runtime": [one.parity.to_json() for one in answers],
+            "not_for": dict(proof.refused),
+            "notes": proof.notes,
+        }
+        return with_choice(document, self.choices)
+
+    def measured(self, documents: Sequence[Json]) -> Json:
+        """Latency and memory of every file beside fp32, and which file to ship for each runtime."""
+        refused = {one["id"]: one["not_for"] for one in documents}
+        measurements = measure_proven(
+            self.artifacts, refused, self.source.inputs, self.settings.benchmark, self.folder, self.events
+        )
+        return {
+            "measurements": measurements,
+            "recommendations": recommend(list(documents), measurements, self.source.name),
+        }
 
 
 def _apart(artifact: Artifact, samples: Path, folder: Path) -> dict[str, str]:
@@ -217,105 +243,9 @@ def _apart(artifact: Artifact, samples: Path, folder: Path) -> dict[str, str]:
     return refused | disagreements(artifact, found)
 
 
-def _choice_json(choice: Choice) -> Json:
-    """As reports hold it."""
-    return {"artifact": choice.artifact.id, "met": choice.met, "candidates": choice.rows, "notes": list(choice.notes)}
-
-
-def _measured(
-    source: Source,
-    artifacts: Sequence[Artifact],
-    documents: Sequence[Json],
-    settings: Settings,
-    root: Path,
-    events: Events,
-) -> Json:
-    """Latency and memory of every file beside fp32, and which file to ship for each runtime."""
-    refused = {(d["id"], runtime) for d in documents for runtime in d["not_for"]}
-    found = [s for s in subjects(artifacts) if (s.artifact.id, s.runtime) not in refused]
-    inputs = root / ".inputs.npz"
-    np.savez(inputs, **{name: np.asarray(array) for name, array in source.inputs.items()})
-    try:
-        measurements = measure(found, settings.benchmark, inputs, events)
-    finally:
-        inputs.unlink()
-    return {
-        "measurements": measurements,
-        "recommendations": recommend(list(documents), measurements, source.name),
-    }
-
-
-def _proved(source: Source, artifact: Artifact, root: Path, apart: Mapping[str, str]) -> Json:
-    """The artifact's document with its parity in every runtime that opens it, and what keeps the others from it.
-
-    `apart`: runtimes that are known to depart from the format's reference runtime, and how.
-    """
-    exporter = load_exporter(artifact.format)
-    outputs: dict[str, Mapping[str, Array]] = {}
-    refused = {
-        check.id.rsplit(":", 1)[1]: check.reason for check in exporter.check_support(artifact) if check.state != "pass"
-    }
-    for subject in subjects([artifact]):
-        if subject.runtime in refused:
-            continue
-        try:
-            outputs[subject.runtime] = _computed(source, subject, root)
-        except EdgeDistillError as error:
-            refused[subject.runtime] = error.message
-    refused |= disagreements(artifact, outputs) | dict(apart)
-    refused = {runtime: why.removeprefix(f"not for {runtime}: ") for runtime, why in refused.items()}
-    notes = [f"not for {runtime}: {why}" for runtime, why in refused.items()]
-    answers = {r: matched(found, tuple(source.expected)) for r, found in outputs.items() if r not in refused}
-    parities = [_parity(source, artifact, runtime, found) for runtime, found in answers.items()]
-    if not parities:
-        raise ModelError(
-            f"no runtime runs {artifact.path.name}: {'; '.join(notes)}",
-            where=artifact.path.name,
-            expected=f"a file that one of {', '.join(exporter.RUNTIMES)} runs",
-            got="; ".join(notes),
-            fix=f"leave {artifact.format} out of --to",
-        )
-    farthest = parities.index(worst(parities))
-    file = Path("worst") / f"{artifact.id}.npz"
-    keep_sample(
-        root / file,
-        parities[farthest].worst_sample,
-        source.inputs,
-        source.expected,
-        answers[parities[farthest].runtime],
-    )
-    parities[farthest] = replace(parities[farthest], worst_sample_file=file.as_posix())
-    return {
-        **artifact.to_json(root),
-        "parity": parities[farthest].to_json(),
-        "parity_by_runtime": [parity.to_json() for parity in parities],
-        "not_for": refused,
-        "notes": notes,
-    }
-
-
-def _computed(source: Source, subject: Any, root: Path) -> Mapping[str, Array]:
-    """The file's outputs for the samples, by the file's names."""
-    inputs, outputs = root / ".inputs.npz", root / ".outputs.npz"
-    np.savez(inputs, **{name: np.asarray(array) for name, array in source.inputs.items()})
-    try:
-        return compute_all(subject, inputs, outputs)
-    finally:
-        inputs.unlink(missing_ok=True)
-        outputs.unlink(missing_ok=True)
-
-
-def _parity(source: Source, artifact: Artifact, runtime: str, found: Mapping[str, Array]) -> Parity:
-    return compare_outputs(
-        source.expected, found, artifact.precision, ParitySettings(), name=source.name, runtime=runtime
-    )
-
-
-def _check(
-    source: Source, exporters: Mapping[str, Any], wanted: Sequence[Precision], settings: Settings, out: Path
-) -> None:
+def _check(source: Reference, exporters: Mapping[str, Exporter], settings: Settings, out: Path) -> None:
     for fmt, exporter in exporters.items():
-        for precision in wanted:
+        for precision in settings.wanted:
             if precision not in exporter.PRECISIONS:
                 known = ", ".join(p.short for p in exporter.PRECISIONS)
                 raise UsageError(
@@ -325,7 +255,7 @@ def _check(
                     got=precision.short,
                     fix="drop the precision or the format",
                 )
-    if Precision.INT8_STATIC in wanted and settings.calibration is None:
+    if Precision.INT8_STATIC in settings.wanted and settings.calibration is None:
         raise UsageError(
             "int8 needs calibration samples",
             where="--calibration",

@@ -12,13 +12,13 @@ from edgedistill.errors import EdgeDistillError
 from edgedistill.events import QUIET
 from edgedistill.measurement.measure import measure, measure_beside, ratio_of
 from edgedistill.plugins import traits_of
+from edgedistill.recipe.benchmark import Benchmark
 from edgedistill.types import Source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgedistill.events import Events
-    from edgedistill.recipe.benchmark import Benchmark
     from edgedistill.types import Artifact
 
 HOST = "cpu"
@@ -67,14 +67,18 @@ def race(base: Artifact, files: Sequence[Artifact], benchmark: Benchmark, events
 
 def _target(benchmark: Benchmark) -> tuple[Benchmark, tuple[str, ...]]:
     """How to measure, and why not on the device that the recipe names."""
-    quick = benchmark.model_copy(
-        update={"rounds": _ROUNDS, "min_queries": 64, "min_duration_s": 0.05, "sustained_min": 0.0, "profile": 0}
-    )
+    quick = quickly(benchmark)
     source = traits_of(benchmark.device).source
     if source is Source.MEASURED:
         return quick, ()
     why = f"{benchmark.device} is {source.value} and gives no times: candidates were measured on this host"
     return quick.model_copy(update={"device": HOST}), (why,)
+
+
+def quickly(benchmark: Benchmark) -> Benchmark:
+    """As little as tells candidates apart, on the same device, threads and cores."""
+    where = {"device": benchmark.device, "threads": benchmark.threads, "affinity": benchmark.affinity}
+    return Benchmark.model_validate({**where, "preset": "quick", "rounds": _ROUNDS})
 
 
 def _raced(

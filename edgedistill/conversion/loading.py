@@ -12,7 +12,7 @@ import yaml
 
 from edgedistill.conversion.samples import check_samples
 from edgedistill.errors import ModelError, UsageError
-from edgedistill.models.reference import Source, of_module
+from edgedistill.models.reference import Reference, of_module
 from edgedistill.types import Array, Normalization, Signature, TensorSpec
 from edgedistill.user_code import call
 
@@ -41,7 +41,7 @@ class Options:
         return Normalization(self.mean or (0.0,), self.std or (1.0,), "raw samples, as --mean and --std take them")
 
 
-def load(target: str, options: Options, given: Mapping[str, Array] | None) -> Source:
+def load(target: str, options: Options, given: Mapping[str, Array] | None) -> Reference:
     """A model and its own answers for the given samples, or for seeded ones.
 
     Raises:
@@ -71,7 +71,7 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _of_program(path: Path, options: Options, given: Mapping[str, Array] | None) -> Source:
+def _of_program(path: Path, options: Options, given: Mapping[str, Array] | None) -> Reference:
     """A .pt2: shapes and types stand in it; its batch is dynamic or not as it was exported."""
     from edgedistill.teachers.file import load_program
 
@@ -103,7 +103,7 @@ def _of_program(path: Path, options: Options, given: Mapping[str, Array] | None)
     )
 
 
-def _of_import(target: str, options: Options, given: Mapping[str, Array] | None) -> Source:
+def _of_import(target: str, options: Options, given: Mapping[str, Array] | None) -> Reference:
     import torch
 
     from edgedistill.models.signature import parameters_of
@@ -131,7 +131,7 @@ def _of_import(target: str, options: Options, given: Mapping[str, Array] | None)
     return of_module(module, examples, name, options.normalization, options.labels)
 
 
-def _of_onnx(path: Path, options: Options, given: Mapping[str, Array] | None) -> Source:
+def _of_onnx(path: Path, options: Options, given: Mapping[str, Array] | None) -> Reference:
     """An ONNX file: its own answers are those of onnxruntime."""
     from edgedistill.artifacts.running import compute_all, subjects
     from edgedistill.plugins import load_device
@@ -150,7 +150,7 @@ def _of_onnx(path: Path, options: Options, given: Mapping[str, Array] | None) ->
         expected = compute_all(subject, samples, Path(folder) / "outputs.npz")
     outputs = tuple(TensorSpec(name, ("batch", *array.shape[1:]), array.dtype.name) for name, array in expected.items())
     signature = Signature(tuple(specs), outputs, normalization, options.labels)
-    return Source(path, options.name or path.stem, signature, examples, expected)
+    return Reference(path, options.name or path.stem, signature, examples, expected)
 
 
 def _examples(specs: list[TensorSpec], rows: int, given: Mapping[str, Array] | None, own: Any) -> dict[str, Array]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgedistill.conversion.candidates import CandidateSamples, departure
+from edgedistill.conversion.candidates import CandidateSamples, error_power
 from edgedistill.data.on_disk import save_npz, some
 from edgedistill.errors import UsageError
 
@@ -62,7 +62,7 @@ def judged(
 
 def _kept_power(outputs: Outputs, reference: Outputs) -> float:
     """Of the output that keeps least: 1 - error power / power."""
-    return min(1 - departure({name: outputs[name]}, {name: values}) for name, values in reference.items())
+    return min(1 - error_power({name: outputs[name]}, {name: values}) for name, values in reference.items())
 
 
 def _top1(labels: Array) -> Callable[[Outputs, Outputs], float]:

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-Source = DigitsData | NpzData | ImageFolderData | ImportData
+DataSection = DigitsData | NpzData | ImageFolderData | ImportData
 
 
-def source_key(source: Source, beside: Path) -> Json:
+def source_key(source: DataSection, beside: Path) -> Json:
     """What the source's content depends on, cheap enough to compute at every start.
 
     Raises:
@@ -45,7 +45,7 @@ def source_key(source: Source, beside: Path) -> Json:
     return key
 
 
-def load_unlabelled(source: Source, beside: Path) -> Array | None:
+def load_unlabelled(source: DataSection, beside: Path) -> Array | None:
     """The further samples without labels, if the recipe names a file of them.
 
     Raises:
@@ -58,7 +58,7 @@ def load_unlabelled(source: Source, beside: Path) -> Array | None:
     return as_images(read_npz_array(path, "x"), layout, f"{path}, array x")
 
 
-def load_source(source: Source, beside: Path) -> Raw:
+def load_source(source: DataSection, beside: Path) -> Raw:
     """Read and check the samples.
 
     Raises:

@@ -99,14 +99,14 @@ def distil(
     settings = room.recipe.distill
     match settings.scheme:
         case Offline():
-            train(room, name, initial, settings.terms, Source(teacher, cache), settings, seed)
+            train(room, name, initial, settings.terms, TaughtBy(teacher, cache), settings, seed)
             return initial
         case MultiStage():
-            return _multi_stage(room, name, initial, Source(teacher, cache), settings.scheme, seed)
+            return _multi_stage(room, name, initial, TaughtBy(teacher, cache), settings.scheme, seed)
         case Assistants():
-            return _assistants(room, name, initial, Source(teacher, cache), settings.scheme, seed)
+            return _assistants(room, name, initial, TaughtBy(teacher, cache), settings.scheme, seed)
         case BornAgain():
-            return _born_again(room, name, initial, Source(teacher, cache), settings.scheme, seed)
+            return _born_again(room, name, initial, TaughtBy(teacher, cache), settings.scheme, seed)
         case Mutual():
             return _mutual(room, name, initial, settings.scheme, seed)
         case SelfDistillation():
@@ -114,7 +114,7 @@ def distil(
 
 
 @dataclass(frozen=True)
-class Source:
+class TaughtBy:
     """A teacher, and the folder of its kept answers if there is one."""
 
     teacher: Teacher
@@ -122,7 +122,7 @@ class Source:
 
 
 def _multi_stage(
-    room: Classroom, name: str, student: nn.Module, source: Source, scheme: MultiStage, seed: int
+    room: Classroom, name: str, student: nn.Module, source: TaughtBy, scheme: MultiStage, seed: int
 ) -> nn.Module:
     for number, phase in enumerate(scheme.phases):
         settings = phase_settings(room.recipe.distill, number)
@@ -140,7 +140,7 @@ def phase_settings(settings: Distill, number: int) -> Distill:
 
 
 def _assistants(
-    room: Classroom, name: str, student: nn.Module, source: Source, scheme: Assistants, seed: int
+    room: Classroom, name: str, student: nn.Module, source: TaughtBy, scheme: Assistants, seed: int
 ) -> nn.Module:
     """Teacher, assistants and student in a chain; layers of the objective are those of teacher and student's like."""
     settings = room.recipe.distill
@@ -148,13 +148,13 @@ def _assistants(
     for number, spec in enumerate(scheme.chain):
         assistant = room.build(spec, mixed(seed, number + 1))
         train(room, f"{name}.assistant-{number}", assistant, between, source, settings, mixed(seed, number + 1))
-        source = Source(Adapted(assistant, None, None, f"assistant {number}").eval())
+        source = TaughtBy(Adapted(assistant, None, None, f"assistant {number}").eval())
     train(room, name, student, settings.terms, source, settings, seed)
     return student
 
 
 def _born_again(
-    room: Classroom, name: str, student: nn.Module, source: Source, scheme: BornAgain, seed: int
+    room: Classroom, name: str, student: nn.Module, source: TaughtBy, scheme: BornAgain, seed: int
 ) -> nn.Module:
     """Generation after generation of the same architecture; the last one is the student."""
     settings = room.recipe.distill
@@ -163,7 +163,7 @@ def _born_again(
         child = room.build(room.recipe.student, mixed(seed, number + 1))
         train(room, f"{name}.generation-{number}", child, terms, source, settings, mixed(seed, number + 1))
         source, terms = (
-            Source(Adapted(child, None, None, f"generation {number}").eval()),
+            TaughtBy(Adapted(child, None, None, f"generation {number}").eval()),
             without_layers(settings.terms),
         )
     train(room, name, student, terms, source, settings, seed)
@@ -201,7 +201,7 @@ def train(
     name: str,
     module: nn.Module,
     terms: Sequence[Term],
-    source: Source | None,
+    source: TaughtBy | None,
     settings: Train,
     seed: int,
 ) -> None:
@@ -242,7 +242,7 @@ def listening(teacher: Teacher, signals: Sequence[Signal], example: Tensor, batc
 
 @contextmanager
 def _taught(
-    source: Source | None, signals: tuple[Signal, ...], example: Tensor, settings: Train
+    source: TaughtBy | None, signals: tuple[Signal, ...], example: Tensor, settings: Train
 ) -> Iterator[tuple[LiveTeacher | None, LiveTeacher | CachedTeacher | None]]:
     """The live teacher, and who answers: its cache in its place, where that holds all that is asked."""
     if source is None or not signals:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Job:
+class Training:
     """What a training needs to know, in a form that crosses process borders.
 
     Attributes:
@@ -55,7 +55,7 @@ class Job:
         return Classroom(self.recipe, self.beside, load(self.data), self.resume, events)
 
 
-def train_teacher(job: Job, keep: Callable[[nn.Module], None] | None = None, events: Events = QUIET) -> None:
+def train_teacher(job: Training, keep: Callable[[nn.Module], None] | None = None, events: Events = QUIET) -> None:
     """Build the teacher, and train those members that the recipe wants trained."""
     room = job.room(events)
     teacher = _teacher(job, room, trained=False)
@@ -70,7 +70,7 @@ def train_teacher(job: Job, keep: Callable[[nn.Module], None] | None = None, eve
         keep(teacher)
 
 
-def train_students(job: Job, keep: Callable[[nn.Module, str], None] | None = None, events: Events = QUIET) -> str:
+def train_students(job: Training, keep: Callable[[nn.Module, str], None] | None = None, events: Events = QUIET) -> str:
     """Every student of the recipe, and the baselines beside them; returns the teacher's fingerprint.
 
     Args:
@@ -128,7 +128,7 @@ def cached_train(settings: Distill) -> Train:
     return settings
 
 
-def build_cache(job: Job, folder: Path, events: Events) -> Plan:
+def build_cache(job: Training, folder: Path, events: Events) -> Plan:
     """Decide about a cache, and write it if it is worth it.
 
     Raises:
@@ -158,7 +158,7 @@ def build_cache(job: Job, folder: Path, events: Events) -> Plan:
     return found
 
 
-def _teacher(job: Job, room: Classroom, *, trained: bool) -> Teacher:
+def _teacher(job: Training, room: Classroom, *, trained: bool) -> Teacher:
     recipe = job.recipe
     teacher = build_teacher(recipe.teacher, room.data, job.beside, recipe.seed, job.teacher, restored=trained)
     if trained:
@@ -166,7 +166,7 @@ def _teacher(job: Job, room: Classroom, *, trained: bool) -> Teacher:
     return teacher.eval()
 
 
-def _initial(job: Job, room: Classroom, number: int) -> nn.Module:
+def _initial(job: Training, room: Classroom, number: int) -> nn.Module:
     """A student before its training; the first has the weights of the student stage."""
     recipe, data = job.recipe, room.data
     if number > 0 or job.student is None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Source:
+class Reference:
     """A model that is to be exported.
 
     Attributes:
@@ -43,7 +43,7 @@ def of_module(
     labels: tuple[str, ...] = (),
     *,
     dynamic_batch: bool = True,
-) -> Source:
+) -> Reference:
     """A torch module with examples of its inputs."""
     from edgedistill.models.signature import Named, signature_of
 
@@ -52,7 +52,7 @@ def of_module(
     )
     named = Named(module, tuple(examples), tuple(outputs))
     expected = {key: tensor.numpy() for key, tensor in outputs.items()}
-    return Source(named, name, signature, examples, expected)
+    return Reference(named, name, signature, examples, expected)
 
 
 def made_ready(raw: Mapping[str, Array], normalization: Normalization | None, folds: Sequence[str]) -> dict[str, Array]:
@@ -71,7 +71,7 @@ def made_ready(raw: Mapping[str, Array], normalization: Normalization | None, fo
     return {name: apply(normalization, rows) if rows.dtype.kind == "f" else rows for name, rows in raw.items()}
 
 
-def folded(source: Source, words: Sequence[str], where: str) -> Source:
+def folded(source: Reference, words: Sequence[str], where: str) -> Reference:
     """The model with its surroundings in its graph; what it takes and gives changes with it.
 
     Raises:
@@ -111,7 +111,7 @@ def arrays_of(module: Any, example: Any) -> dict[str, Array]:
     return {name: np.asarray(value.detach() if hasattr(value, "detach") else value) for name, value in example.items()}
 
 
-def model_bytes(source: Source) -> int:
+def model_bytes(source: Reference) -> int:
     """Size of the weights, or of the file."""
     if isinstance(source.model, Path):
         return source.model.stat().st_size

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgedistill.artifacts.running import Subject, compute_all, generated, matched, subjects, subjects_on
 from edgedistill.errors import UsageError
-from edgedistill.models.reference import Source
+from edgedistill.models.reference import Reference
 from edgedistill.parity.compare import ARTIFACT, REFERENCE, Parity, compare_outputs, keep_sample, worst
 from edgedistill.parity.departure import Limits, departure
 from edgedistill.parity.layers import align
@@ -41,7 +41,7 @@ class Proof:
         found: the file's, under the reference's names.
     """
 
-    reference: Source | Artifact
+    reference: Reference | Artifact
     subject: Subject
     precision: Precision
     parity: Parity
@@ -101,7 +101,7 @@ class Proof:
 
 
 def prove(
-    reference: Source | Artifact,
+    reference: Reference | Artifact,
     candidate: Artifact,
     given: Mapping[str, Array] | None,
     tolerance: ParitySettings,
@@ -159,10 +159,10 @@ def read_samples(arrays: Mapping[str, Array], where: str) -> dict[str, Array]:
 
 
 def _right(
-    reference: Source | Artifact, given: Mapping[str, Array] | None, folder: Path
+    reference: Reference | Artifact, given: Mapping[str, Array] | None, folder: Path
 ) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
     """Samples in the order of the reference's inputs, and its outputs for them."""
-    if isinstance(reference, Source):
+    if isinstance(reference, Reference):
         return reference.inputs, reference.expected
     samples = folder / "inputs.npz"
     seeded = generated(reference, samples)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -137,9 +138,12 @@ class Recipe(Section):
 
 def canonical(value: Any) -> str:
     """One text for one meaning: the JSON that digests are taken of."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), default=lambda section: section.model_dump(mode="json")
-    )
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """A section or a noun as JSON."""
+    return value.model_dump(mode="json") if isinstance(value, Section) else asdict(value)
 
 
 def recipe_sha256(recipe: Recipe) -> str:

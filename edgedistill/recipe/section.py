@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 Positive = Annotated[float, Field(gt=0)]
-
-
 NotNegative = Annotated[float, Field(ge=0)]
 
 
@@ -16,3 +17,53 @@ class Section(BaseModel):
     """A part of the recipe: frozen, unknown keys refused, descriptions taken from docstrings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=Section)
+WHOLE = "*"
+"""Stands for every key."""
+
+
+def part_of(section: S, keys: Sequence[str]) -> S:
+    """A copy of a section that has these dotted keys alone: to read another is an AttributeError.
+
+    Keys of another alternative of a union are passed over.
+    """
+    if WHOLE in keys:
+        return section
+    values = {name: _value(section, name, below) for name, below in _grouped(section, keys).items()}
+    made = type(section).model_construct(_fields_set=set(values), **values)
+    for name in set(type(section).model_fields) - set(values):
+        made.__dict__.pop(name, None)  # model_construct puts defaults there
+    return made
+
+
+def document_of(section: Section, keys: Sequence[str]) -> dict[str, Any]:
+    """The same keys with their values, as JSON."""
+    document = section.model_dump(mode="json")
+    return document if WHOLE in keys else _picked(document, keys)
+
+
+def _grouped(section: Section, keys: Sequence[str]) -> dict[str, list[str]]:
+    """First words -> what follows them; an empty word stands for the whole value."""
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        first, _, rest = key.partition(".")
+        if first in type(section).model_fields:
+            found.setdefault(first, []).append(rest or WHOLE)
+    return found
+
+
+def _value(section: Section, name: str, below: Sequence[str]) -> Any:
+    value = getattr(section, name)
+    return part_of(value, below) if isinstance(value, Section) else value
+
+
+def _picked(document: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key in keys:
+        first, _, rest = key.partition(".")
+        if first in document:
+            value = document[first]
+            found[first] = {**found.get(first, {}), **_picked(value, [rest])} if rest else value
+    return found

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 from edgedistill.conversion.recommendation import recommend, with_choice
 from edgedistill.measurement.measure import ratio_of
 from edgedistill.tasks import classification
+from edgedistill.tools import versions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from edgedistill.types import DeviceInfo, Json
 
 SCHEMA = "edgedistill.report/1"
@@ -32,19 +31,8 @@ _PACKAGES = (
 )
 
 
-def package_versions(names: Sequence[str] = _PACKAGES) -> dict[str, str]:
-    """Installed versions, of those that are installed."""
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
 def environment(device: DeviceInfo) -> Json:
-    """Where and with what the report was made."""
+    """Where and with what a report is made, as far as that does not change from minute to minute."""
     return {
         "edgedistill": importlib.metadata.version("edgedistill"),
         "python": platform.python_version(),
@@ -52,8 +40,7 @@ def environment(device: DeviceInfo) -> Json:
         "cpu": device.name,
         "cores": device.cores,
         "memory_bytes": device.memory_bytes,
-        "load_average_1min": round(os.getloadavg()[0], 2),
-        "packages": package_versions(),
+        "packages": versions(_PACKAGES),
     }
 
 
@@ -61,7 +48,7 @@ def build(
     *,
     name: str,
     seed: int,
-    device: DeviceInfo,
+    environment: Json,
     models: list[Json],
     artifacts: list[Json],
     measurements: list[Json],
@@ -70,6 +57,8 @@ def build(
     predictions: Json | None = None,
 ) -> Json:
     """The report without its gate and the digest of the recipe, which the gate stage adds.
+
+    `environment` is what that function gave.
 
     Adds each measurement's ratio to the teacher, notes on int8, and what to ship for each runtime.
     """
@@ -81,7 +70,7 @@ def build(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "recipe_sha256": "",
         "seed": seed,
-        "environment": environment(device),
+        "environment": {**environment, "load_average_1min": round(os.getloadavg()[0], 2)},
         "task": {
             "kind": "classification",
             "metric": classification.METRIC,

@@ -17,6 +17,7 @@ from edgedistill.conversion.operators import require_convertible
 from edgedistill.errors import EdgeDistillError, ModelError
 from edgedistill.models.reference import of_module
 from edgedistill.plugins import find_plugin, load_exporter
+from edgedistill.recipe.document import ParitySettings
 from exporters._shared.replacements import replacement
 from exporters._shared.torch_graph import blamed
 from tests.helpers.awkward import CASES, FORMATS, Awkward
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from edgedistill.models.reference import Source
+    from edgedistill.models.reference import Reference
     from edgedistill.types import Operator
 
 FORESEE = {fmt: find_plugin("exporters", fmt).foresee for fmt in FORMATS}
@@ -43,13 +44,13 @@ QUICK = (
 )
 
 
-def source(name: str) -> Source:
+def source(name: str) -> Reference:
     torch.manual_seed(0)
     module = Awkward(CASES[name].compute).eval()
     return of_module(module, {"x": torch.randn(2, *CASES[name].sample).numpy()}, name)
 
 
-def refused(found: Source, fmt: str) -> list[Operator]:
+def refused(found: Reference, fmt: str) -> list[Operator]:
     return [row for row in FORESEE[fmt](found.model, found.signature, found.inputs) if row.refused]
 
 
@@ -84,14 +85,14 @@ def test_what_formats_refuse_is_foreseen_of_all_modules(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_the_table_is_what_really_happens(name: str, fmt: str, tmp_path: Path) -> None:
     """Converted by the exporter itself, without asking first."""
-    from edgedistill.conversion.export import _proved
+    from edgedistill.conversion.proof import prove, unsupported
     from edgedistill.plugins import load_exporter
 
     found = source(name)
     try:
         artifact = load_exporter(fmt).export(found.model, name, found.signature, tmp_path, found.inputs)
-        document = _proved(found, artifact, tmp_path, {})
-        taken = document["parity"]["state"] == "pass"
+        proof = prove(found, artifact, ParitySettings(), tmp_path, unsupported(artifact))
+        taken = proof.speaks.parity.state == "pass"
     except EdgeDistillError:
         taken = False
     wrong_silently = name == "rfft" and fmt == "openvino"  # it converts, and parity tells

@@ -25,7 +25,7 @@ from edgedistill.types import Normalization
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgedistill.data.sources import Source
+    from edgedistill.data.sources import DataSection
     from edgedistill.types import Array
 
 RNG = np.random.default_rng(0)
@@ -43,7 +43,7 @@ def npz(folder: Path, *, name: str = "a.npz", settings: dict[str, Any] | None = 
     return NpzData(source="npz", path="a.npz", **(settings or {}))
 
 
-def refused(source: Source, beside: Path) -> DataError:
+def refused(source: DataSection, beside: Path) -> DataError:
     """The error that loading and splitting gives; every such error has all its parts and exits with 2."""
     with pytest.raises(DataError) as raised:
         prepare(load_source(source, beside), "auto", 0.5, 0)
@@ -272,7 +272,7 @@ def test_a_single_npy_array_under_the_name_npz_is_told(tmp_path: Path) -> None:
         ImportData(source="import", function="a:b", depends=["none"]),
     ],
 )
-def test_a_missing_file_or_folder_is_told_by_the_key_of_the_source(source: Source, tmp_path: Path) -> None:
+def test_a_missing_file_or_folder_is_told_by_the_key_of_the_source(source: DataSection, tmp_path: Path) -> None:
     with pytest.raises(DataError) as raised:
         source_key(source, tmp_path)
     assert str(tmp_path / "none") in raised.value.where
@@ -464,7 +464,7 @@ def test_what_is_saved_is_loaded_again(tmp_path: Path) -> None:
     assert (again.class_names, again.normalization) == (data.class_names, data.normalization)
 
 
-def _every_source(folder: Path) -> list[tuple[Source, Path]]:
+def _every_source(folder: Path) -> list[tuple[DataSection, Path]]:
     """Each source that reads files, with one file that it depends on."""
     npz(folder, name="b.npz", x=X, y=LABELS)
     pictures(folder / "images")

@@ -20,7 +20,7 @@ from edgedistill.artifacts.running import compute, subjects
 from edgedistill.data.splits import Data
 from edgedistill.distillation.rounding.ranges import LearnedRange, rounded, rounded_weights
 from edgedistill.distillation.rounding.training import QuantizedStudent, terms
-from edgedistill.distillation.schemes import Classroom, Source, learn_labels, train
+from edgedistill.distillation.schemes import Classroom, TaughtBy, learn_labels, train
 from edgedistill.events import Quiet
 from edgedistill.plugins import load_exporter
 from edgedistill.recipe.document import Distill, Recipe
@@ -87,11 +87,11 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     learn_labels(room, "teacher", large, recipe.distill.model_copy(update={"epochs": 15}), 1)
     teacher = Adapted(large.eval(), None, None, "teacher").eval()
     objective = terms(recipe.distill)
-    train(room, "student", student, objective, Source(teacher), recipe.distill, 1)
+    train(room, "student", student, objective, TaughtBy(teacher), recipe.distill, 1)
     quantized = QuantizedStudent(student.eval(), torch.tensor(data.train_inputs[:128]))
     before = fingerprint(teacher)
     again = recipe.distill.model_copy(update={"epochs": 20, "learning_rate": 0.01})
-    train(room, "student-qat", quantized, objective, Source(teacher), again, 1)
+    train(room, "student-qat", quantized, objective, TaughtBy(teacher), again, 1)
     return Case(data, student, quantized.eval(), fingerprint(teacher) == before)
 
 

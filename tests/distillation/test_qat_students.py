@@ -15,7 +15,7 @@ from edgedistill.artifacts.running import compute, subjects
 from edgedistill.distillation.rounding.equalizing import equalize
 from edgedistill.distillation.rounding.graph import graph_of
 from edgedistill.distillation.rounding.training import QuantizedStudent, qat_settings, terms
-from edgedistill.distillation.schemes import Classroom, Source, train
+from edgedistill.distillation.schemes import Classroom, TaughtBy, train
 from edgedistill.errors import ModelError
 from edgedistill.models.graph import Recording
 from edgedistill.models.signature import signature_of
@@ -190,7 +190,7 @@ class QatTraining(Training):
         data = splits(self.samples)
         room = Classroom(told, folder, data, folder, witness, held_out=(0, 5, 7))
         student = QuantizedStudent(Pupil(0.0).eval(), torch.tensor(data.train_inputs[:16]))
-        source = Source(new_teacher())
+        source = TaughtBy(new_teacher())
         train(room, "student-qat", student, terms(told.distill), source, qat_settings(told), told.seed)
         return Trained({n: t.clone() for n, t in student.state_dict().items()}, witness, {})
 

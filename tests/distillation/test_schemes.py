@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgedistill.data.sources import load_source
 from edgedistill.data.splits import prepare, save
-from edgedistill.distillation.trainings import Job, build_cache, train_students
+from edgedistill.distillation.trainings import Training, build_cache, train_students
 from edgedistill.errors import ModelError, StorageError
 from edgedistill.events import Quiet
 from edgedistill.models.weights import save_weights
@@ -67,7 +67,7 @@ def school(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(spec: Recipe, school: Path, out: Path, cache: Path | None = None) -> dict[str, Tensor]:
     """The student's weights after the recipe's training."""
     kept: dict[str, dict[str, Tensor]] = {}
-    job = Job(spec, school, school / "data", school / "teacher", out / "resume", None, cache)
+    job = Training(spec, school, school / "data", school / "teacher", out / "resume", None, cache)
     train_students(job, lambda module, name: kept.update({name: dict(module.state_dict())}), Quiet())
     return kept["student"]
 
@@ -82,7 +82,7 @@ def test_a_cached_teacher_trains_the_same_student_bit_for_bit(
     objective: Any, augment: Any, school: Path, tmp_path: Path
 ) -> None:
     spec = recipe({"epochs": 3, "objective": objective, "augment": augment})
-    job = Job(spec, school, school / "data", school / "teacher", tmp_path / "resume")
+    job = Training(spec, school, school / "data", school / "teacher", tmp_path / "resume")
     (tmp_path / "cache").mkdir()
     plan = build_cache(job, tmp_path / "cache", Quiet())
     assert plan.use
@@ -97,7 +97,7 @@ def test_a_cached_teacher_trains_the_same_student_bit_for_bit(
 def test_a_demanded_cache_that_does_not_fit_is_an_error(school: Path, tmp_path: Path) -> None:
     spec = recipe({"cache": {"mode": "always", "max_gb": 1e-9}})
     with pytest.raises(StorageError, match="does not fit"):
-        build_cache(Job(spec, school, school / "data", school / "teacher", tmp_path / "r"), tmp_path, Quiet())
+        build_cache(Training(spec, school, school / "data", school / "teacher", tmp_path / "r"), tmp_path, Quiet())
 
 
 @pytest.mark.parametrize("loss", [*LOGIT_LOSSES, *RELATIONS, *MAP_LOSSES])

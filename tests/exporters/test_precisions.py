@@ -18,7 +18,7 @@ from edgedistill.types import Artifact, Precision
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgedistill.models.reference import Source
+    from edgedistill.models.reference import Reference
 
 LEAST_DB = {
     Precision.FP16: 55.0,
@@ -32,7 +32,7 @@ SIZE = {Precision.FP16: 0.56, Precision.INT8_STATIC: 0.33, Precision.INT8_DYNAMI
 """Largest size over that of fp32, where nearly all of the file is weights."""
 
 
-def _source() -> Source:
+def _source() -> Reference:
     torch.manual_seed(0)
     module = nn.Sequential(
         nn.Conv2d(3, 96, 3, 2, 1),
@@ -58,12 +58,12 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def source() -> Source:
+def source() -> Reference:
     return _source()
 
 
 @pytest.fixture(scope="module")
-def bases(source: Source, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+def bases(source: Reference, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     out = tmp_path_factory.mktemp("fp32")
     return {
         fmt: load_exporter(fmt).export(source.model, "net", source.signature, out, source.inputs)
@@ -77,7 +77,7 @@ def _signal_db(expected: Any, found: Any) -> float:
 
 @pytest.mark.parametrize(("fmt", "precision"), CASES, ids=str)
 def test_a_precision_departs_no_farther_than_its_bits_and_repeats(
-    fmt: str, precision: Precision, source: Source, bases: dict[str, Artifact], tmp_path: Path
+    fmt: str, precision: Precision, source: Reference, bases: dict[str, Artifact], tmp_path: Path
 ) -> None:
     base = bases[fmt]
     made = load_exporter(fmt).quantize(base, precision, source.inputs, tmp_path)
@@ -94,7 +94,9 @@ def test_a_precision_departs_no_farther_than_its_bits_and_repeats(
         assert _signal_db(expected, found) > LEAST_DB[precision], subject.runtime
 
 
-def test_whole_integer_tflite_can_have_float_ends(source: Source, bases: dict[str, Artifact], tmp_path: Path) -> None:
+def test_whole_integer_tflite_can_have_float_ends(
+    source: Reference, bases: dict[str, Artifact], tmp_path: Path
+) -> None:
     from dataclasses import replace
 
     exporter = load_exporter("tflite")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edgedistill.pipeline import STAGES
 from edgedistill.recipe.document import Recipe, load_recipe
+from edgedistill.stages import NAMES
 from tests.conftest import ROOT, edgedistill
 
 if TYPE_CHECKING:
@@ -89,4 +89,4 @@ def test_every_example_is_a_valid_recipe(path: Path) -> None:
 
 def test_the_help_of_until_names_every_stage() -> None:
     told = " ".join(edgedistill("compress", "--help").stdout.split())
-    assert all(stage in told for stage in STAGES)
+    assert all(stage in told for stage in NAMES)

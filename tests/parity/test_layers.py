@@ -403,7 +403,7 @@ def test_a_file_that_cannot_be_traced_is_refused(files: Files, monkeypatch: pyte
     class Blind:
         __name__ = "blind"
 
-    monkeypatch.setattr("edgedistill.tracing.load_plugin", lambda *_: Blind())
+    monkeypatch.setattr("edgedistill.parity.tensors.load_exporter", lambda *_: Blind())
     with pytest.raises(PluginError, match="cannot show"):
         trace_file(artifact, "onnxruntime", {})
 

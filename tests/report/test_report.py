@@ -16,7 +16,7 @@ from rich.console import Console
 from edgedistill.conversion.recommendation import recommend, with_choice
 from edgedistill.recipe.document import Gate
 from edgedistill.release.gate import judge, verdict_json
-from edgedistill.report.build import build
+from edgedistill.report.build import build, environment
 from edgedistill.report.html import render
 from edgedistill.report.plots import quality_against_latency
 from edgedistill.report.rows import HEADINGS, rows
@@ -90,7 +90,7 @@ def _build(artifacts: list[Json], measurements: list[Json]) -> Json:
     return build(
         name="synthetic",
         seed=3,
-        device=DeviceInfo("cpu", "A CPU", "x86_64", 2, 8_000_000_000),
+        environment=environment(DeviceInfo("cpu", "A CPU", "x86_64", 2, 8_000_000_000)),
         models=models,
         artifacts=copy.deepcopy(artifacts),
         measurements=copy.deepcopy(measurements),

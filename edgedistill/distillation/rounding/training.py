@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from edgedistill.distillation.rounding.equalizing import equalize
 from edgedistill.distillation.rounding.graph import WEIGHT_AXIS, graph_of, shared_ranges
 from edgedistill.distillation.rounding.ranges import LearnedRange, rounded_weights
-from edgedistill.distillation.schemes import Source, train, without_layers
+from edgedistill.distillation.schemes import TaughtBy, train, without_layers
 from edgedistill.distillation.training.place import deterministic
 from edgedistill.distillation.trainings import cached_train, passes
 from edgedistill.events import QUIET
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float
 
-    from edgedistill.distillation.trainings import Job
+    from edgedistill.distillation.trainings import Training
     from edgedistill.events import Events
     from edgedistill.recipe.document import Distill, Recipe, Term
     from edgedistill.types import Array
@@ -134,7 +134,7 @@ def _values(graph: fx.GraphModule, points: list[str], samples: Tensor) -> dict[s
 
 
 @dataclass(frozen=True)
-class QatJob:
+class RoundedTraining:
     """One quantisation-aware training, in a form that crosses process borders.
 
     Attributes:
@@ -145,7 +145,7 @@ class QatJob:
         held_out: rows of the training split that are not learned: they judge the files.
     """
 
-    job: Job
+    job: Training
     weights: Path
     settings: Distill
     samples: Array
@@ -176,7 +176,7 @@ def qat_settings(recipe: Recipe) -> Distill:
 
 
 def train_quantized(
-    work: QatJob, keep: Callable[[QuantizedStudent], None] | None = None, events: Events = QUIET
+    work: RoundedTraining, keep: Callable[[QuantizedStudent], None] | None = None, events: Events = QUIET
 ) -> None:
     """Fine-tune the trained student with its rounding, taught by the recipe's teacher; `keep` takes the result.
 
@@ -194,7 +194,7 @@ def train_quantized(
     with deterministic(recipe.seed, recipe.threads):
         quantized = QuantizedStudent(student, torch.from_numpy(np.array(work.samples)))
     kept = work.settings.augment is None or work.settings.epochs <= cached_train(recipe.distill).epochs
-    source = Source(teacher.eval(), job.cache if kept else None)  # the cache holds no views of later epochs
+    source = TaughtBy(teacher.eval(), job.cache if kept else None)  # the cache holds no views of later epochs
     train(room, "student-qat", quantized, terms(recipe.distill), source, work.settings, recipe.seed)
     if keep is not None:
         keep(quantized)

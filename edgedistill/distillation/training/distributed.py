@@ -123,7 +123,7 @@ def _connect() -> None:
     dist.init_process_group(backend, timeout=_PATIENCE)
 
 
-def share(job: tuple[Callable[..., None], tuple[Any, ...]] | None) -> None:
+def share(job: tuple[Callable[..., object], tuple[Any, ...]] | None) -> None:
     """Tell the followers what to do: a function of a module of ours, and its arguments; None ends them."""
     if dist.is_initialized():
         dist.broadcast_object_list([job], src=0)

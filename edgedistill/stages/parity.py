@@ -1,0 +1,121 @@
+"""Every artifact in every runtime over the whole evaluation split: departure, quality, difference to the teacher."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgedistill.contracts import Shelf
+    from edgedistill.conversion.proof import Answer, Proof
+    from edgedistill.data.splits import Data
+    from edgedistill.models.reference import Reference
+    from edgedistill.runs import Stage
+    from edgedistill.stages.work import Work
+    from edgedistill.types import Array, Artifact, Json
+
+NAME = "parity"
+READS = ("parity", "export.fold")
+SEES: tuple[str, ...] = ()
+USES: tuple[Shelf, ...] = ("exporters", "devices")
+
+
+def check(work: Work) -> None:
+    """Nothing can be known before there are files."""
+    del work
+
+
+def key(work: Work) -> Json:
+    """Versions of what opens the files."""
+    from edgedistill.stages.keys import runtimes_tools
+
+    return {"runtimes": runtimes_tools(work)}
+
+
+def make(
+    work: Work,
+    data: Stage,
+    teacher: Stage,
+    distilled: Stage,
+    exported: Stage,
+    quantized: Stage,
+    retrained: Stage,
+    requantized: Stage,
+    *,
+    out: Path,
+) -> None:
+    """Prove each file against the model that it was made of, and judge its answers."""
+    from edgedistill.conversion.proof import prove
+    from edgedistill.stages.files import all_artifacts, load_data, write_json
+
+    splits = load_data(data)
+    logits = _logits(teacher, distilled, retrained)
+    artifacts = all_artifacts(exported, quantized, requantized)
+    answers: list[Json] = []
+    refused: Json = {}
+    for number, artifact in enumerate(artifacts):
+        work.events.step(f"check {artifact.id}", number, len(artifacts))
+        reference = _reference(work, splits, artifact, logits)
+        proof = prove(reference, artifact, work.recipe.parity, out, {})
+        answers += _judged(proof, reference, splits, logits["teacher"], out)
+        refused |= {artifact.id: dict(proof.refused)} if proof.refused else {}
+    write_json(refused, out / "refused.json")
+    write_json(answers, out / "parity.json")
+
+
+def _logits(teacher: Stage, distilled: Stage, retrained: Stage) -> dict[str, Array]:
+    """What each model gives for the evaluation split."""
+    from edgedistill.stages.files import read_json
+    from edgedistill.stages.models import ROUNDED, STUDENT, kept_logits
+
+    found = {"teacher": kept_logits(teacher, "teacher"), STUDENT: kept_logits(distilled, STUDENT)}
+    if read_json(retrained.path / "plan.json")["use"]:
+        found[ROUNDED] = kept_logits(retrained, ROUNDED)
+    return found
+
+
+def _reference(work: Work, splits: Data, artifact: Artifact, logits: dict[str, Array]) -> Reference:
+    """The model that a file was made of, as the file takes and gives it."""
+    from edgedistill.models.folding import given_by
+    from edgedistill.models.reference import Reference
+    from edgedistill.stages.samples import fed
+
+    name, signature = str(artifact.producer.get("reference", artifact.model)), artifact.signature
+    inputs = {signature.inputs[0].name: fed(work, splits, splits.eval_inputs)}
+    expected = {signature.outputs[0].name: given_by(work.recipe.export.fold, logits[name])}
+    return Reference(None, name, signature, inputs, expected)
+
+
+def _judged(proof: Proof, reference: Reference, splits: Data, teachers: Array, out: Path) -> list[Json]:
+    """Each runtime's answer; outputs and the farthest sample are kept beside it."""
+    from edgedistill.conversion.proof import keep_worst
+
+    found = []
+    for answer in proof.answers:
+        name = f"{proof.artifact.id}.{answer.runtime}.npz"
+        np.savez(out / name, **dict(answer.outputs))
+        kept = keep_worst(reference, answer, out / "worst" / name, f"worst/{name}")
+        found.append({"artifact": proof.artifact.id, **_answer_json(kept, np.asarray(splits.eval_labels), teachers)})
+    return found
+
+
+def _answer_json(answer: Answer, labels: Array, teachers: Array) -> Json:
+    from edgedistill.statistics.intervals import paired_difference
+    from edgedistill.tasks.classification import correct, quality
+
+    given = next(iter(answer.outputs.values()))
+    versus = paired_difference(correct(given, labels), correct(teachers, labels))
+    return {
+        "runtime": answer.runtime,
+        "parity": answer.parity.to_json(),
+        "quality": {**quality(given, labels), "runtime": answer.runtime},
+        "versus_teacher": {
+            "difference": versus.value,
+            "ci95": [versus.low, versus.high],
+            "n": versus.n,
+            "method": "paired, Newcombe's hybrid score interval",
+        },
+    }
