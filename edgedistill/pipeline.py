@@ -11,10 +11,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from edgedistill.contracts import Predicts
 from edgedistill.errors import UsageError, nearest
 from edgedistill.events import QUIET
-from edgedistill.plugins import find_plugin, plugin_names, plugin_of, plugins_that
+from edgedistill.plugins import find_plugin, plugin_names, plugin_of
 from edgedistill.recipe.document import canonical
 from edgedistill.release.gate import judge
 from edgedistill.runs import open_run, publish
@@ -36,9 +35,9 @@ from edgedistill.stages import (
     teacher,
 )
 from edgedistill.stages.code import code_digest
-from edgedistill.stages.files import read_json
 from edgedistill.stages.need import needed
 from edgedistill.stages.work import Work
+from edgedistill.storage import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -201,10 +200,9 @@ class Do:
 
 def _plugins(stage: StageModule, recipe: Recipe) -> list[ModuleType]:
     """The plug-ins of the recipe that a stage calls."""
-    predicting = list(plugins_that("devices", Predicts)) if recipe.benchmark.simulated else []
     wanted: dict[Shelf, list[str]] = {
         "exporters": recipe.export.formats,
-        "devices": sorted({plugin_of(recipe.benchmark.device), plugin_of(HOST), *predicting}),
+        "devices": sorted({plugin_of(recipe.benchmark.device), plugin_of(HOST)}),
         "benchmarks": plugin_names("benchmarks"),
     }
     return [find_plugin(shelf, name) for shelf in stage.USES for name in wanted[shelf]]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -31,7 +31,7 @@ def part_of(section: S, keys: Sequence[str]) -> S:
     """
     if WHOLE in keys:
         return section
-    values = {name: _value(section, name, below) for name, below in _grouped(section, keys).items()}
+    values = {name: _value(section, name, below) for name, below in _grouped(type(section).model_fields, keys).items()}
     made = type(section).model_construct(_fields_set=set(values), **values)
     for name in set(type(section).model_fields) - set(values):
         made.__dict__.pop(name, None)  # model_construct puts defaults there
@@ -44,12 +44,12 @@ def document_of(section: Section, keys: Sequence[str]) -> dict[str, Any]:
     return document if WHOLE in keys else _picked(document, keys)
 
 
-def _grouped(section: Section, keys: Sequence[str]) -> dict[str, list[str]]:
-    """First words -> what follows them; an empty word stands for the whole value."""
+def _grouped(known: Collection[str], keys: Sequence[str]) -> dict[str, list[str]]:
+    """First words that are known -> what follows them; an empty end stands for the whole value."""
     found: dict[str, list[str]] = {}
     for key in keys:
         first, _, rest = key.partition(".")
-        if first in type(section).model_fields:
+        if first in known:
             found.setdefault(first, []).append(rest or WHOLE)
     return found
 
@@ -60,10 +60,8 @@ def _value(section: Section, name: str, below: Sequence[str]) -> Any:
 
 
 def _picked(document: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key in keys:
-        first, _, rest = key.partition(".")
-        if first in document:
-            value = document[first]
-            found[first] = {**found.get(first, {}), **_picked(value, [rest])} if rest else value
+    found = {}
+    for name, below in _grouped(document, keys).items():
+        value = document[name]
+        found[name] = _picked(value, below) if isinstance(value, dict) and WHOLE not in below else value
     return found

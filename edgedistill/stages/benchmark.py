@@ -53,17 +53,21 @@ def check(work: Work) -> None:
 
 def key(work: Work) -> Json:
     """The device with its runtimes, what is measured there, and the profiles of simulated devices."""
-    from edgedistill.plugins import device_runtimes, load_device, plugin_names, traits_of
+    from edgedistill.contracts import Predicts
+    from edgedistill.plugins import device_runtimes, find_plugin, load_device, plugin_names, plugins_that, traits_of
     from edgedistill.prediction.predict import profile_of
+    from edgedistill.stages.code import code_digest
     from edgedistill.stages.keys import runtimes_tools
 
-    name = work.recipe.benchmark.device
+    name, simulated = work.recipe.benchmark.device, work.recipe.benchmark.simulated
+    predicting = [find_plugin("devices", one) for one in plugins_that("devices", Predicts)] if simulated else []
     return {
         "device": load_device(name).describe(name).to_json(traits_of(name).source),
         "there": device_runtimes(name),
         "shelf": plugin_names("benchmarks"),
         "runtimes": runtimes_tools(work),
-        "simulated": [profile_of(one) for one in work.recipe.benchmark.simulated],
+        "simulated": [profile_of(one) for one in simulated],
+        "predictor": code_digest(predicting),
     }
 
 
@@ -74,8 +78,9 @@ def make(
     import numpy as np
 
     from edgedistill.conversion.measuring import measure_proven
-    from edgedistill.stages.files import all_artifacts, load_data, read_json, write_json
+    from edgedistill.stages.files import all_artifacts, load_data
     from edgedistill.stages.samples import fed
+    from edgedistill.storage import read_json, write_json
 
     splits, settings = load_data(data), work.recipe.benchmark
     artifacts = all_artifacts(exported, quantized, requantized)

@@ -43,9 +43,10 @@ def make(
     """The student's files, with examples and a script for each format."""
     from edgedistill.models.folding import given_by
     from edgedistill.release.bundle import EXAMPLES, write
-    from edgedistill.stages.files import all_artifacts, load_data, read_json
+    from edgedistill.stages.files import all_artifacts, load_data
     from edgedistill.stages.models import STUDENT, kept_logits
     from edgedistill.stages.samples import fed
+    from edgedistill.storage import read_json
 
     splits = load_data(data)
     artifacts = [one for one in all_artifacts(exported, quantized, requantized) if one.model == STUDENT]

@@ -60,8 +60,8 @@ def asked(settings: Distill) -> Json:
 def make(work: Work, data: Stage, teacher: Stage, *, out: Path) -> None:
     """Decide, and run the teacher over all views if it pays."""
     from edgedistill.distillation.trainings import build_cache
-    from edgedistill.stages.files import write_json
-    from edgedistill.stages.models import training
+    from edgedistill.stages.training import training
+    from edgedistill.storage import write_json
 
     found = build_cache(training(work, data, teacher.path, out), out, work.events)
     write_json(asdict(found), out / "plan.json")

@@ -40,8 +40,10 @@ def key(work: Work) -> Json:
 def make(work: Work, data: Stage, teacher: Stage, student: Stage, cache: Stage, *, out: Path) -> None:
     """Train, keep, and say that the teacher is what it was."""
     from edgedistill.distillation.trainings import train_students
-    from edgedistill.stages.files import load_data, write_json
-    from edgedistill.stages.models import cached_answers, keep, train, training
+    from edgedistill.stages.files import load_data
+    from edgedistill.stages.models import keep
+    from edgedistill.stages.training import cached_answers, train, training
+    from edgedistill.storage import write_json
 
     splits = load_data(data)
     job = replace(training(work, data, teacher.path, out), student=student.path, cache=cached_answers(cache))

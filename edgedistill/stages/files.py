@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgedistill.artifacts.metadata import embedded
 from edgedistill.artifacts.running import refusals
 from edgedistill.errors import ArtifactError
 from edgedistill.plugins import load_exporter
+from edgedistill.storage import read_json, write_json
 from edgedistill.types import Artifact, Json
 
 if TYPE_CHECKING:
@@ -97,13 +97,3 @@ def all_choices(*stages: Stage) -> list[Json]:
     """The candidates of every quantised artifact, a later stage's in the place of an earlier one's."""
     rows = [row for stage in stages for row in read_json(stage.path / "candidates.json")]
     return list({row["artifact"]: row for row in rows}.values())
-
-
-def write_json(document: Any, path: Path) -> None:
-    """Plain JSON: NaN and infinity are refused."""
-    path.write_text(json.dumps(document, indent=1, allow_nan=False), encoding="utf-8")
-
-
-def read_json(path: Path) -> Any:
-    """What `write_json` wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -38,7 +38,7 @@ def make(work: Work, reported: Stage, *, out: Path) -> None:
     from edgedistill.recipe.document import canonical, recipe_sha256
     from edgedistill.release.gate import judge, verdict_json
     from edgedistill.report.html import render
-    from edgedistill.stages.files import read_json, write_json
+    from edgedistill.storage import read_json, write_json
 
     report = read_json(reported.path / "report.json")
     digest = recipe_sha256(work.recipe)

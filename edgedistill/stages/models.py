@@ -1,24 +1,19 @@
-"""Torch models in stages: built as the recipe says, with the weights of an earlier stage, trained, kept."""
+"""Torch models in stages: built as the recipe says, with the weights of an earlier stage, kept for later ones."""
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from edgedistill.runs import RESUME
-from edgedistill.stages.files import read_json, write_json
+from edgedistill.storage import write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from torch import nn
 
     from edgedistill.data.splits import Data
-    from edgedistill.distillation.rounding.training import RoundedTraining
-    from edgedistill.distillation.trainings import Training
     from edgedistill.models.key import Model
     from edgedistill.runs import Stage
     from edgedistill.stages.work import Work
@@ -58,33 +53,6 @@ def trained_teacher(work: Work, data: Data, teacher: Stage) -> Teacher:
     return module
 
 
-def training(work: Work, data: Stage, teacher: Path, out: Path) -> Training:
-    """What the trainings of a stage need to know; what they leave to go on from outlives a kill."""
-    from edgedistill.distillation.trainings import Training
-
-    return Training(work.recipe, work.beside.resolve(), data.path, teacher, out / RESUME)
-
-
-def train(
-    work: Work,
-    verb: Callable[..., T],
-    job: Training | RoundedTraining,
-    keep_trained: Callable[..., None],
-    processes: int,
-) -> T:
-    """Do a training here, and in other processes if it asks for several or torchrun started them; what it returns."""
-    from edgedistill.distillation.training.distributed import share, together
-
-    with together(processes):
-        share((verb, (job,)))
-        result = verb(job, keep_trained, work.events)
-    for logs in sorted(job.resume.glob("*/logs")):
-        target = work.root / "logs" / "training" / logs.parent.name
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(logs, target)
-    return result
-
-
 def keep(module: nn.Module, name: str, data: Data, out: Path) -> None:
     """Weights, facts, and the logits and quality over the evaluation split."""
     from edgedistill.models.facts import facts, save_facts
@@ -122,8 +90,3 @@ def with_surroundings(work: Work, module: nn.Module, normalization: Normalizatio
 
     folds = work.recipe.export.fold
     return Folded(module, normalization, folds).eval() if folds else module
-
-
-def cached_answers(cache: Stage) -> Path | None:
-    """Folder of the teacher's answers, where the stage `cache` keeps them."""
-    return cache.path if read_json(cache.path / "plan.json")["use"] else None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgedistill.conversion.writing import takes_ranges
-from edgedistill.stages.files import read_json
+from edgedistill.storage import read_json
 from edgedistill.types import Precision
 
 if TYPE_CHECKING:

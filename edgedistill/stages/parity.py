@@ -49,7 +49,8 @@ def make(
 ) -> None:
     """Prove each file against the model that it was made of, and judge its answers."""
     from edgedistill.conversion.proof import prove
-    from edgedistill.stages.files import all_artifacts, load_data, write_json
+    from edgedistill.stages.files import all_artifacts, load_data
+    from edgedistill.storage import write_json
 
     splits = load_data(data)
     logits = _logits(teacher, distilled, retrained)
@@ -68,8 +69,8 @@ def make(
 
 def _logits(teacher: Stage, distilled: Stage, retrained: Stage) -> dict[str, Array]:
     """What each model gives for the evaluation split."""
-    from edgedistill.stages.files import read_json
     from edgedistill.stages.models import ROUNDED, STUDENT, kept_logits
+    from edgedistill.storage import read_json
 
     found = {"teacher": kept_logits(teacher, "teacher"), STUDENT: kept_logits(distilled, STUDENT)}
     if read_json(retrained.path / "plan.json")["use"]:

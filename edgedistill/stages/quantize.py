@@ -67,9 +67,10 @@ def key(work: Work) -> Json:
 def make(work: Work, data: Stage, exported: Stage, *, out: Path) -> None:
     """Choose for every format and precision."""
     from edgedistill.events import Part
-    from edgedistill.stages.files import load_data, read_artifacts, write_artifacts, write_json
+    from edgedistill.stages.files import load_data, read_artifacts, write_artifacts
     from edgedistill.stages.keys import origin_of
     from edgedistill.stages.samples import candidate_samples, validation_rows
+    from edgedistill.storage import write_json
 
     recipe, splits = work.recipe, load_data(data)
     students = [artifact for artifact in read_artifacts(exported) if artifact.model == "student"]

@@ -54,8 +54,9 @@ def make(
     """Put the stages' facts together."""
     from edgedistill.report.build import build
     from edgedistill.report.plots import quality_against_latency
-    from edgedistill.stages.files import all_choices, all_listed, load_data, read_json, write_json
+    from edgedistill.stages.files import all_choices, all_listed, load_data
     from edgedistill.stages.models import ROUNDED, STUDENT
+    from edgedistill.storage import read_json, write_json
 
     models = [_model_json("teacher", "teacher", teacher, teacher), _model_json(STUDENT, "student", distilled, student)]
     if work.recipe.distill.baseline:
@@ -83,7 +84,7 @@ def make(
 
 def _model_json(name: str, role: str, trained: Stage, described: Stage) -> Json:
     """A torch model as the report lists it."""
-    from edgedistill.stages.files import read_json
+    from edgedistill.storage import read_json
 
     facts = read_json(described.path / "facts.json")
     document = {"id": name, "role": role, **facts, "quality": read_json(trained.path / f"{name}.quality.json")}
@@ -96,7 +97,7 @@ def _model_json(name: str, role: str, trained: Stage, described: Stage) -> Json:
 
 def _answers(proved: Stage, root: Path) -> list[Json]:
     """The answers of the stage `parity`, the files of worst samples by their path in the run."""
-    from edgedistill.stages.files import read_json
+    from edgedistill.storage import read_json
 
     answers: list[Json] = read_json(proved.path / "parity.json")
     for answer in answers:

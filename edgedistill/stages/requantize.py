@@ -70,8 +70,9 @@ def make(
     out: Path,
 ) -> None:
     """Write and judge, where there is a trained student."""
-    from edgedistill.stages.files import all_choices, read_json, write_artifacts, write_json
+    from edgedistill.stages.files import all_choices, write_artifacts
     from edgedistill.stages.keys import origin_of
+    from edgedistill.storage import read_json, write_json
 
     choices = {choice["artifact"]: choice for choice in all_choices(quantized)}
     plan = read_json(retrained.path / "plan.json")

@@ -53,7 +53,8 @@ def make(work: Work, data: Stage, teacher: Stage, distilled: Stage, cache: Stage
 
     Only whether it is wanted counts, not why: latencies, which are among the reasons, are never twice the same.
     """
-    from edgedistill.stages.files import load_data, write_json
+    from edgedistill.stages.files import load_data
+    from edgedistill.storage import write_json
 
     splits = load_data(data)
     refused = _refusal(work, splits, distilled) if wanted else None
@@ -66,8 +67,9 @@ def make(work: Work, data: Stage, teacher: Stage, distilled: Stage, cache: Stage
 
 def _train(work: Work, splits: Data, data: Stage, teacher: Stage, distilled: Stage, cache: Stage, out: Path) -> None:
     from edgedistill.distillation.rounding.training import RoundedTraining, qat_settings, train_quantized
-    from edgedistill.stages.models import ROUNDED, STUDENT, cached_answers, keep, train, training
+    from edgedistill.stages.models import ROUNDED, STUDENT, keep
     from edgedistill.stages.samples import calibration, judging_rows
+    from edgedistill.stages.training import cached_answers, train, training
 
     job = RoundedTraining(
         replace(training(work, data, teacher.path, out), cache=cached_answers(cache)),

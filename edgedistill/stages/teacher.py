@@ -37,7 +37,8 @@ def make(work: Work, data: Stage, *, out: Path) -> None:
     """Build, train, keep."""
     from edgedistill.distillation.trainings import train_teacher
     from edgedistill.stages.files import load_data
-    from edgedistill.stages.models import keep, train, training
+    from edgedistill.stages.models import keep
+    from edgedistill.stages.training import train, training
     from edgedistill.teachers.build import build_teacher
 
     splits = load_data(data)
