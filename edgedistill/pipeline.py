@@ -22,6 +22,7 @@ from edgedistill.recipe.document import Assistants, Distill, MultiStage, Recipe,
 from edgedistill.release.gate import judge
 from edgedistill.report.build import package_versions
 from edgedistill.runs import Run, Stage, open_run, publish
+from edgedistill.stages import STAGE_NAMES
 from edgedistill.stages.files import Files, read_json
 from edgedistill.stages.requantize import Retraining, needed, writable
 from edgedistill.types import Json, Precision, Source, Verdict, file_sha256
@@ -29,22 +30,7 @@ from edgedistill.types import Json, Precision, Source, Verdict, file_sha256
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-STAGES = (
-    "data",
-    "teacher",
-    "student",
-    "cache",
-    "distill",
-    "export",
-    "quantize",
-    "retrain",
-    "requantize",
-    "parity",
-    "benchmark",
-    "report",
-    "gate",
-    "bundle",
-)
+STAGES = STAGE_NAMES
 
 
 @dataclass(frozen=True)
