@@ -108,7 +108,7 @@ def test_calibration_never_sees_an_evaluation_sample(finished: Finished) -> None
 
 def test_the_unchanged_recipe_executes_nothing_and_imports_no_torch(recipe: Path, copied: Path) -> None:
     script = (
-        "import sys; from edgedistill.cli import main; code = main(sys.argv[1:]); "
+        "import sys; from edgedistill.cli.main import main; code = main(sys.argv[1:]); "
         "heavy = {'torch', 'onnx', 'onnxruntime', 'openvino', 'nncf'}; "
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr); sys.exit(code)"
     )
