@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgedistill.artifacts.identify import artifact_of
-from edgedistill.cli.common import AsJson, Debug, console, emit
+from edgedistill.cli.common import Answer, command, console, progress, require_folder, write
 from edgedistill.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgedistill.events import Events
     from edgedistill.measurement.measure import Samples
     from edgedistill.recipe.document import Benchmark
-    from edgedistill.types import Artifact, Json
+    from edgedistill.types import Json
 
 
+@command
 def benchmark(
     artifacts: Annotated[list[Path], typer.Argument(help="Files: .onnx, .tflite, .xml, .param.")],
     device: Annotated[list[str] | None, typer.Option("--device", help="Where. Default: cpu.")] = None,
@@ -56,38 +56,37 @@ def benchmark(
         Path | None, typer.Option("--samples", help="Keep every latency, in nanoseconds: an .npz.")
     ] = None,
     timeout: Annotated[float, typer.Option("--timeout", min=0, help="Most seconds that a round may take.")] = 600.0,
-    as_json: AsJson = False,
-    debug: Debug = False,  # noqa: ARG001 - read in main
-) -> int:
+) -> Answer:
     """Measure latency and memory of artifacts, each in every runtime installed; on emulated devices, instructions."""
-    from edgedistill.cli.progress import TerminalEvents
+    from edgedistill.measurement.choice import figures_of
 
-    wanted = {"threads": threads, "preset": preset, "affinity": _cores(affinity), "profile": profile}
+    devices = device or ["cpu"]
+    wanted: Json = {"threads": threads, "preset": preset, "affinity": _cores(affinity), "profile": profile}
     wanted |= {"sustained_min": sustained, "timeout_s": timeout}
-    _require_places(device or ["cpu"], plot, samples)
+    _require_places(devices, plot, samples)
     many = rounds or (12 if against else None)
     wanted |= {"rounds": many} if many else {}
     measurements: list[Json] = []
     kept: Samples = {}
-    events = TerminalEvents()
-    with events.bar:
-        for name in device or ["cpu"]:
-            measurements += _measure(
+    with progress() as events:
+        for name in devices:
+            measurements += figures_of(
                 [artifact_of(path) for path in artifacts],
                 artifact_of(against) if against else None,
-                _benchmark_settings(device=name, **wanted),
+                _settings({"device": name, **wanted}),
                 inputs,
                 events,
                 kept,
             )
     _keep(measurements, kept, plot, samples)
-    if as_json:
-        emit({"measurements": measurements})
-    else:
-        from edgedistill.report.terminal import show_measurements
+    valid = all(measurement["valid"] for measurement in measurements)
+    return Answer({"measurements": measurements}, lambda: _show(measurements), 0 if valid else 3)
 
-        show_measurements(measurements, console())
-    return 0 if all(m["valid"] for m in measurements) else 3
+
+def _show(measurements: list[Json]) -> None:
+    from edgedistill.report.terminal import show_measurements
+
+    show_measurements(measurements, console())
 
 
 def _require_places(devices: Sequence[str], plot: Path | None, samples: Path | None) -> None:
@@ -97,7 +96,6 @@ def _require_places(devices: Sequence[str], plot: Path | None, samples: Path | N
         UsageError: a folder is missing, or there will be no latency to keep.
         PluginError: an unknown device.
     """
-    from edgedistill.cli.common import require_folder
     from edgedistill.plugins import traits_of
     from edgedistill.types import Source
 
@@ -116,26 +114,6 @@ def _require_places(devices: Sequence[str], plot: Path | None, samples: Path | N
             )
 
 
-def _measure(
-    files: Sequence[Artifact],
-    against: Artifact | None,
-    settings: Benchmark,
-    inputs: Path | None,
-    events: Events,
-    kept: Samples,
-) -> list[Json]:
-    """On an emulated device nothing is timed, on a simulated one nothing runs."""
-    from edgedistill.measurement.emulated import emulate_files, is_emulated
-    from edgedistill.measurement.measure import measure_files
-    from edgedistill.prediction.predict import is_predicted, predict_files
-
-    if is_predicted(settings.device):
-        return predict_files(files, settings)
-    if is_emulated(settings.device):
-        return emulate_files(files, against, settings, inputs, events)
-    return measure_files(files, against, settings, events, kept, inputs)
-
-
 def _keep(measurements: list[Json], kept: Samples, plot: Path | None, samples: Path | None) -> None:
     """Write the picture and the samples, where they are wanted."""
     import io
@@ -143,20 +121,17 @@ def _keep(measurements: list[Json], kept: Samples, plot: Path | None, samples: P
     import numpy as np
 
     from edgedistill.report.latency_plot import latency_pictures
-    from edgedistill.storage import storage_errors, write_atomically
 
     if plot is not None:
-        with storage_errors(plot.parent):
-            timed = [m for m in measurements if m["source"] == "measured" and "percentiles_ms" in m]
-            write_atomically(plot, latency_pictures(timed))
+        timed = [m for m in measurements if m["source"] == "measured" and "percentiles_ms" in m]
+        write(plot, latency_pictures(timed))
     if samples is not None:
         stream = io.BytesIO()
         np.savez_compressed(stream, **kept)
-        with storage_errors(samples.parent):
-            write_atomically(samples, stream.getvalue())
+        write(samples, stream.getvalue())
 
 
-def _benchmark_settings(**wanted: Any) -> Benchmark:
+def _settings(wanted: Json) -> Benchmark:
     from pydantic import ValidationError
 
     from edgedistill.recipe.document import Benchmark

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgedistill.cli.common import AsJson, Debug, console, emit, say
+from edgedistill.cli.common import Answer, command, console, progress, say
 from edgedistill.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgedistill.types import Array, Json
 
 
+@command
 def export(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A .pt2 program, an .onnx file, or package.module:function.")
@@ -80,11 +81,8 @@ def export(
         typer.Option("--fold", help="Into the graph: normalization (samples are raw then), and softmax or argmax."),
     ] = "",
     opset: Annotated[int | None, typer.Option("--opset", min=7, help="Of ONNX files.")] = None,
-    as_json: AsJson = False,
-    debug: Debug = False,  # noqa: ARG001 - read in main
-) -> int:
+) -> Answer:
     """Export a model to several runtimes and prove every file. Exit code 1 if a file departs from the model."""
-    from edgedistill.cli.progress import TerminalEvents
     from edgedistill.conversion.export import Settings, write
     from edgedistill.conversion.loading import Options, load
     from edgedistill.models.reference import folded, made_ready
@@ -97,8 +95,8 @@ def export(
         _numbers(std, "--std"),
         _lines(labels),
     )
-    events, log = TerminalEvents(), out.with_name(f".{out.name}.log")
-    with events.bar, events.captured(log):  # converters are talkative
+    log = out.with_name(f".{out.name}.log")
+    with progress() as events, events.captured(log):  # converters are talkative
         folds = _words(fold, "--fold") if fold else []
         given = arrays_of(inputs, "--inputs")
         ready = made_ready(given, options.normalization, folds) if given is not None else None
@@ -115,11 +113,9 @@ def export(
         )
         document = write(source, out, settings, events)
     log.replace(out / "export.log")
-    if as_json:
-        emit({"output": str(out), **{key: value for key, value in document.items() if key != "schema"}})
-    else:
-        _show(document, out)
-    return 0 if all(artifact["parity"]["state"] == "pass" for artifact in document["artifacts"]) else 1
+    proved = all(artifact["parity"]["state"] == "pass" for artifact in document["artifacts"])
+    answer = {"output": str(out), **{key: value for key, value in document.items() if key != "schema"}}
+    return Answer(answer, lambda: _show(document, out), 0 if proved else 1)
 
 
 def _show(document: Json, out: Path) -> None:

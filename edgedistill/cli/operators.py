@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgedistill.artifacts.identify import described, inventory_of
-from edgedistill.cli.common import AsJson, Debug, console, emit, say
+from edgedistill.cli.common import Answer, command, console, progress, say
 from edgedistill.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ _FORMATS = "onnx,tflite,openvino"
 _SHOWN = 3
 
 
+@command
 def operators(
     model: Annotated[
         str,
@@ -38,9 +39,7 @@ def operators(
         list[str] | None,
         typer.Option("--arg", help="For an import path: NAME=VALUE for the function, the value in YAML."),
     ] = None,
-    as_json: AsJson = False,
-    debug: Debug = False,  # noqa: ARG001 - read in main
-) -> int:
+) -> Answer:
     """List operators, their versions and modules, and who takes them. Exit code 3 if a format of --to, or every runtime of the file, refuses."""
     path = Path(model)
     if ":" not in model and path.suffix != ".pt2":
@@ -57,11 +56,7 @@ def operators(
         document = _of_model(
             model, [word.strip() for word in (to or _FORMATS).split(",")], tuple(shapes or ()), tuple(arguments or ())
         )
-    if as_json:
-        emit(document)
-    else:
-        _show(document)
-    return 0 if document["taken"] else 3
+    return Answer(document, lambda: _show(document), 0 if document["taken"] else 3)
 
 
 def _of_file(artifact: Artifact) -> Json:
@@ -86,16 +81,14 @@ def _of_file(artifact: Artifact) -> Json:
 
 def _of_model(target: str, formats: Sequence[str], shapes: tuple[str, ...], arguments: tuple[str, ...]) -> Json:
     """Operators as torch.export sees them, and which formats take them."""
-    from edgedistill.cli.progress import TerminalEvents
     from edgedistill.conversion.loading import Options, load
     from edgedistill.conversion.operators import foreseen, reason_of
 
-    events = TerminalEvents()
     with (
         tempfile.TemporaryDirectory() as folder,
-        events.bar,
-        events.captured(Path(folder) / "log"),
-    ):  # torch is talkative
+        progress() as events,
+        events.captured(Path(folder) / "log"),  # torch is talkative
+    ):
         events.step("look at the operators", 0, 1)
         source = load(target, Options(shapes=shapes, arguments=arguments), None)
         rows, errors = foreseen(source.model, source.signature, formats, source.inputs)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgedistill.artifacts.identify import artifact_of
-from edgedistill.cli.common import AsJson, Debug, console, emit, say
+from edgedistill.cli.common import Answer, command, console, say
 from edgedistill.cli.export import arrays_of
 from edgedistill.errors import UsageError
 
@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from edgedistill.models.reference import Reference
+    from edgedistill.parity.compare import Parity
     from edgedistill.types import Array, Artifact, Json
 
 
+@command
 def parity(
     reference: Annotated[Path, typer.Argument(help="What is right: a .pt2 program, .onnx, .tflite, .xml or .param.")],
     artifact: Annotated[Path, typer.Argument(help="A file, perhaps of another format.")],
@@ -42,9 +44,7 @@ def parity(
     worst: Annotated[
         Path | None, typer.Option("--worst", help="Keep the worst sample, with both files' outputs: an .npz.")
     ] = None,
-    as_json: AsJson = False,
-    debug: Debug = False,  # noqa: ARG001 - read in main
-) -> int:
+) -> Answer:
     """Do two files compute the same thing? Compared in every runtime installed; exit code 1 if not."""
     from edgedistill.parity.proof import prove, read_samples
     from edgedistill.recipe.document import ParitySettings
@@ -74,13 +74,8 @@ def parity(
             proof = proof.kept(worst)
     found = proof.parity
     path = proof.layers(ParitySettings(), min_snr) if layers else {}
-    if as_json:
-        emit({"parity": {**found.to_json(), **path}})
-        return 0 if found.state == "pass" else 1
-    if path:
-        _show(path)
-    say(f"{found.state.value}: {found.reason} (n = {found.n}, {found.runtime}, max abs {found.max_abs:.3e})")
-    return 0 if found.state == "pass" else 1
+    document: Json = {"parity": {**found.to_json(), **path}}
+    return Answer(document, lambda: _show(found, path), 0 if found.state == "pass" else 1)
 
 
 def _reference(path: Path, samples: Mapping[str, Array] | None) -> Reference | Artifact:
@@ -89,7 +84,13 @@ def _reference(path: Path, samples: Mapping[str, Array] | None) -> Reference | A
     return load(str(path), Options(), samples) if path.suffix == ".pt2" else artifact_of(path)
 
 
-def _show(path: Json) -> None:
+def _show(found: Parity, path: Json) -> None:
+    if path:
+        _show_way(path)
+    say(f"{found.state.value}: {found.reason} (n = {found.n}, {found.runtime}, max abs {found.max_abs:.3e})")
+
+
+def _show_way(path: Json) -> None:
     from rich.table import Table
     from rich.text import Text
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgedistill.cli.common import AsJson, Debug, console, emit, require_folder, say
+from edgedistill.cli.common import Answer, command, console, progress, require_folder, say, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edgedistill.types import Json
 
 
+@command
 def predict(
     artifact: Annotated[Path, typer.Argument(help="A file: .onnx, .tflite, .xml, .param.")],
     device: Annotated[
@@ -53,18 +54,13 @@ def predict(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw the predictions with their intervals: an SVG.")
     ] = None,
-    as_json: AsJson = False,
-    debug: Debug = False,  # noqa: ARG001 - read in main
-) -> int:
+) -> Answer:
     """Predict a file's latency and memory on simulated devices, each with its 80% interval and error. Fastest first."""
-    from edgedistill.cli.progress import TerminalEvents
     from edgedistill.prediction.predict import predict as predicted
-    from edgedistill.report.predictions import show_predictions
 
     if plot is not None:
         require_folder("--plot", plot)
-    events = TerminalEvents()
-    with events.bar:
+    with progress() as events:
         found = predicted(
             artifact,
             device or [],
@@ -79,15 +75,16 @@ def predict(
         )
     if plot is not None:
         from edgedistill.report.prediction_plot import prediction_picture
-        from edgedistill.storage import storage_errors, write_atomically
 
-        with storage_errors(plot.parent):
-            write_atomically(plot, prediction_picture(found["predictions"]))
-    if as_json:
-        emit(found)
-    else:
-        show_predictions(found["predictions"], console(), found["refused"])
-    return _exit_code(found, named=bool(device), budget=budget_ms is not None or budget_mb is not None)
+        write(plot, prediction_picture(found["predictions"]))
+    code = _exit_code(found, named=bool(device), budget=budget_ms is not None or budget_mb is not None)
+    return Answer(found, lambda: _show(found), code)
+
+
+def _show(found: Json) -> None:
+    from edgedistill.report.predictions import show_predictions
+
+    show_predictions(found["predictions"], console(), found["refused"])
 
 
 def _host() -> Callable[..., Json]:
@@ -108,6 +105,7 @@ def _exit_code(found: Json, *, named: bool, budget: bool) -> int:
     return 0 if len(kept) == len(found["predictions"]) or (not named and kept) else 1
 
 
+@command
 def calibrate(
     name: Annotated[str, typer.Option("--name", help="Id of the new profile, such as my-board.")],
     device: Annotated[str | None, typer.Option("--device", help="Where to measure: cpu, ssh:NAME.")] = None,
@@ -126,11 +124,8 @@ def calibrate(
         float | None, typer.Option("--app-budget-mb", min=0, help="What an application may take there.")
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Write over an own profile of this name.")] = False,
-    as_json: AsJson = False,
-    debug: Debug = False,  # noqa: ARG001 - read in main
-) -> int:
+) -> Answer:
     """Make a profile of a board of your own: a suite of generated networks is measured, or timings are given."""
-    from edgedistill.cli.progress import TerminalEvents
     from edgedistill.errors import UsageError
     from edgedistill.prediction.own_board import Board, from_anchors, from_device
 
@@ -146,16 +141,13 @@ def calibrate(
     if anchors is not None:
         found = from_anchors(board, anchors)
     else:
-        events = TerminalEvents()
-        with events.bar:
+        with progress() as events:
             found = from_device(board, str(device), events)
-    if as_json:
-        emit(found)
-    else:
-        error = f"{found['mdape']:.1%}" if found["mdape"] is not None else "unknown"
-        say(
-            f"{found['path']}: sim:{name}, {found['status']}, {found['anchors']} anchors, median error {error} (held out)"
-        )
-        for flag in found["flags"]:
-            say(f"  {flag}")
-    return 0
+    return Answer(found, lambda: _show_profile(name, found))
+
+
+def _show_profile(name: str, found: Json) -> None:
+    error = f"{found['mdape']:.1%}" if found["mdape"] is not None else "unknown"
+    say(f"{found['path']}: sim:{name}, {found['status']}, {found['anchors']} anchors, median error {error} (held out)")
+    for flag in found["flags"]:
+        say(f"  {flag}")

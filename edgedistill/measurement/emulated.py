@@ -17,7 +17,7 @@ from edgedistill.measurement.measure import measurement_of
 from edgedistill.parity.compare import compare
 from edgedistill.plugins import load_device, traits_of
 from edgedistill.recipe.document import ParitySettings
-from edgedistill.types import AgentCall, Source
+from edgedistill.types import AgentCall
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,11 +30,6 @@ if TYPE_CHECKING:
 SAMPLES = 8
 """Generated where none are given; emulation is 100 to 400 times slower than this machine."""
 _MEASURED_ONLY = ("preset", "rounds", "cores")
-
-
-def is_emulated(device_id: str) -> bool:
-    """Whether a device's figures are emulated: its plug-in says TRAITS."""
-    return traits_of(device_id).source is Source.EMULATED
 
 
 def emulate_files(

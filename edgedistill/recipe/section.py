@@ -34,7 +34,7 @@ def part_of(section: S, keys: Sequence[str]) -> S:
     values = {name: _value(section, name, below) for name, below in _grouped(type(section).model_fields, keys).items()}
     made = type(section).model_construct(_fields_set=set(values), **values)
     for name in set(type(section).model_fields) - set(values):
-        made.__dict__.pop(name, None)  # model_construct puts defaults there
+        vars(made).pop(name, None)  # model_construct puts defaults there
     return made
 
 

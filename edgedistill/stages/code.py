@@ -21,7 +21,11 @@ class Module(Protocol):
     """What is read of a module."""
 
     __name__: str
-    __file__: str | None
+
+    @property
+    def __file__(self) -> str | None:
+        """Where it stands."""
+        ...
 
 
 _OURS = "edgedistill"

@@ -64,8 +64,16 @@ class StageModule(Protocol):
     """
 
     __name__: str
-    __file__: str | None
-    NAME: str
+
+    @property
+    def __file__(self) -> str | None:
+        """Of the module."""
+        ...
+
+    @property
+    def NAME(self) -> str:  # noqa: N802 - a module's constant
+        """Of the stage."""
+        ...
 
     @property
     def READS(self) -> tuple[str, ...]:  # noqa: N802 - a module's constant

@@ -181,39 +181,6 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert "Traceback" in done.stderr
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        [],
-        ["compress"],
-        ["gate"],
-        ["report"],
-        ["bundle"],
-        ["verify"],
-        ["parity"],
-        ["benchmark"],
-        ["doctor"],
-        ["plugins"],
-        ["recipe"],
-        ["recipe", "schema"],
-        ["recipe", "check"],
-        ["devices"],
-        ["devices", "list"],
-        ["devices", "show"],
-        ["devices", "predict"],
-        ["devices", "calibrate"],
-        ["export"],
-        ["operators"],
-    ],
-)
-def test_every_command_has_help_with_json_and_debug(command: list[str]) -> None:
-    done = edgedistill(*command, "--help")
-    assert done.returncode == 0
-    if command not in ([], ["recipe"], ["devices"]):
-        assert "--json" in done.stdout
-        assert "--debug" in done.stdout
-
-
 def test_gate_judges_a_report_by_a_policy_file(finished: Finished, tmp_path: Path) -> None:
     report = finished[0] / "report.json"
     (tmp_path / "easy.yaml").write_text("parity: true\n")
