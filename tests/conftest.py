@@ -1,8 +1,10 @@
-"""One small recipe, run once for the whole session; tests that change a run work on a copy."""
+"""Two small recipes, each run once for the whole session, by whichever worker comes first; tests work on copies."""
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -14,7 +16,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 ROOT = Path(__file__).parent.parent
 # a busy machine is not a fault of the code; the same examples in every run: a red run is a change's doing
@@ -37,9 +39,24 @@ gate: {quality: {max_drop: 0.9}, size: {max_ratio: 2.0}, parity: true}
 """
 
 
+TINY = """\
+name: tiny
+data: {source: digits}
+teacher: {family: convnet, width: 4, depth: 1, train: {epochs: 1, learning_rate: 0.1}}
+student: {family: convnet, width: 2, depth: 1}
+distill: {epochs: 1, learning_rate: 0.1}
+export: {formats: [onnx]}
+quantize: {samples: 16, candidates: default, fallback: false, max_drop: 1, validation_samples: 50}
+parity: {int8: {min_psnr_db: 5, min_top1_agreement: 0.5}}
+benchmark: {rounds: 1, min_queries: 10, min_duration_s: 0.01, warmup_s: 0.01}
+gate: {quality: {max_drop: 1}, size: {max_ratio: 20}, parity: true}
+"""
+"""What a run does, and not what comes out of it: one format, students that learn next to nothing."""
+
+
 def edgedistill(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user does, in a process of its own."""
-    command = [sys.executable, "-m", "edgedistill.cli.main", *map(str, arguments)]
+    command = [sys.executable, "-m", "edgedistill.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
 
 
@@ -58,6 +75,33 @@ def digests(report: dict[str, Any]) -> dict[str, str]:
     return {artifact["id"]: artifact["sha256"] for artifact in report["artifacts"]}
 
 
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that the first worker makes and the others of the session wait for."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    folder = (factory.getbasetemp().parent if worker else factory.getbasetemp()) / name
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "made").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            (folder / "made").touch()
+    return folder
+
+
+def finished_run(factory: pytest.TempPathFactory, name: str, text: str) -> tuple[Path, dict[str, Any]]:
+    """An undisturbed run of a recipe: its directory and its --json answer."""
+
+    def make(folder: Path) -> None:
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+        done = edgedistill("compress", folder / f"{name}.yaml", "--run", folder / "run", "--json")
+        assert done.returncode == 0, done.stderr
+        (folder / "answer.json").write_text(done.stdout, encoding="utf-8")
+
+    folder = once(factory, name, make)
+    return folder / "run", json.loads((folder / "answer.json").read_text(encoding="utf-8"))
+
+
 @pytest.fixture(scope="session")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "small.yaml"
@@ -66,25 +110,39 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """An undisturbed run of the small recipe: its directory and its --json answer."""
-    run = tmp_path_factory.mktemp("finished") / "run"
-    done = edgedistill("compress", recipe, "--run", run, "--json")
-    assert done.returncode == 0, done.stderr
-    return run, documents(done)
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(TINY, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Of the small recipe: three formats."""
+    return finished_run(tmp_path_factory, "small", SMALL)
+
+
+@pytest.fixture(scope="session")
+def finished_tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Of the tiny recipe: one format."""
+    return finished_run(tmp_path_factory, "tiny", TINY)
 
 
 @pytest.fixture
 def copied(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
     """A copy of the finished run, free to be damaged."""
-    target = tmp_path / "run"
-    shutil.copytree(finished[0], target)
-    return target
+    return Path(shutil.copytree(finished[0], tmp_path / "run"))
+
+
+@pytest.fixture
+def copied_tiny(finished_tiny: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
+    """A copy of the tiny recipe's run, free to be damaged."""
+    return Path(shutil.copytree(finished_tiny[0], tmp_path / "run"))
 
 
 def kill_in(stage: str, recipe: Path, run: Path) -> bool:
     """Start the run and end it by SIGKILL once it says that the stage has begun; whether that was in time."""
-    command = [sys.executable, "-m", "edgedistill.cli.main", "compress", str(recipe), "--run", str(run)]
+    command = [sys.executable, "-m", "edgedistill.cli", "compress", str(recipe), "--run", str(run)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:

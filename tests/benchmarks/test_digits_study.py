@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import pytest
+
 from edgedistill.pipeline import compress
 from edgedistill.recipe.document import load_recipe
 from tests.conftest import ROOT
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.slow
 def test_distilled_beats_label_only_by_two_points_in_the_mean_of_five_seeds(tmp_path: Path) -> None:
     gains = []
     for seed in range(5):

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.conftest import SMALL, documents, edgedistill
+from tests.conftest import TINY, documents, edgedistill
 
 Finished = tuple[Path, dict[str, Any]]
 
 
-def wrong(tmp_path: Path, *arguments: str | Path, recipe: str = SMALL) -> dict[str, Any]:
+def wrong(tmp_path: Path, *arguments: str | Path, recipe: str = TINY) -> dict[str, Any]:
     """Run a recipe that cannot work: exit code 2, one message with all its parts, no traceback."""
     (tmp_path / "wrong.yaml").write_text(recipe, encoding="utf-8")
     command = ["compress", tmp_path / "wrong.yaml", "--run", tmp_path / "run", "--until", "quantize", *arguments]
@@ -34,7 +34,7 @@ def wrong(tmp_path: Path, *arguments: str | Path, recipe: str = SMALL) -> dict[s
 
 def with_npz(tmp_path: Path, **arrays: Any) -> str:
     np.savez(tmp_path / "data.npz", **arrays)
-    return SMALL.replace("{source: digits}", "{source: npz, path: data.npz}")
+    return TINY.replace("{source: digits}", "{source: npz, path: data.npz}")
 
 
 def images(n: int = 60) -> tuple[Any, Any]:
@@ -43,10 +43,10 @@ def images(n: int = 60) -> tuple[Any, Any]:
 
 
 def test_unknown_key(tmp_path: Path) -> None:
-    error = wrong(tmp_path, recipe=SMALL.replace("quantize: {samples: 64,", "quantize: {sample: 64,"))
+    error = wrong(tmp_path, recipe=TINY.replace("quantize: {samples: 16,", "quantize: {sample: 16,"))
     assert "sample" in error["message"]
     assert "'samples'" in error["expected"]
-    assert "wrong.yaml, line 10" in error["where"]
+    assert "wrong.yaml, line 7" in error["where"]
 
 
 def test_unknown_key_by_set(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_missing_recipe(tmp_path: Path) -> None:
 
 
 def test_missing_data_file(tmp_path: Path) -> None:
-    error = wrong(tmp_path, recipe=SMALL.replace("{source: digits}", "{source: npz, path: absent.npz}"))
+    error = wrong(tmp_path, recipe=TINY.replace("{source: digits}", "{source: npz, path: absent.npz}"))
     assert "absent.npz" in error["message"]
 
 
@@ -104,7 +104,7 @@ def test_an_empty_class_folder(tmp_path: Path) -> None:
         (tmp_path / "pets" / name).mkdir(parents=True)
     for name in ("cat", "dog"):
         Image.new("L", (8, 8)).save(tmp_path / "pets" / name / "1.png")
-    error = wrong(tmp_path, recipe=SMALL.replace("{source: digits}", "{source: image_folder, path: pets}"))
+    error = wrong(tmp_path, recipe=TINY.replace("{source: digits}", "{source: image_folder, path: pets}"))
     assert "'emu'" in error["message"]
 
 

@@ -20,7 +20,9 @@ from edgedistill.models.folding import Folded, folded_signature
 from edgedistill.models.signature import signature_of
 from edgedistill.parity.compare import compare
 from edgedistill.plugins import load_exporter
+from edgedistill.recipe.benchmark import Benchmark
 from edgedistill.recipe.document import ParitySettings, load_recipe
+from edgedistill.recipe.export import Quantize
 from edgedistill.tasks.classification import correct
 from edgedistill.types import Artifact, Normalization, Precision
 from tests.conftest import SMALL, documents, edgedistill
@@ -99,6 +101,8 @@ def test_a_folded_file_on_raw_samples_is_the_plain_model_on_normalised_ones(fmt:
             normalization=NORM,
             fold=folds,
             calibration={"image": raw()},
+            quantize=Quantize(candidates="default"),
+            benchmark=Benchmark.model_validate({"preset": "quick", "rounds": 1}),
         )
         for (precision, _), outputs in computed(document, root).items():
             assert outputs.shape == expected.shape
