@@ -1,25 +1,35 @@
-# make demo: the whole path on real data. make test: everything that must hold. Both make .venv first.
+# make demo: the whole path on real data. make test: everything that must hold. make quick: what a change touches.
+# Each makes .venv first.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # bytecode is compiled when a module is first imported: installing is a third faster
 PIP := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo quick test test-slow lint ruff mypy pyright imports clean
 
 demo: .venv/.demo
 	$(BIN)/edgedistill compress examples/digits.yaml
 
 test: .venv/.dev lint
-	$(BIN)/pytest -q -n 2 --dist loadfile -m "not slow" --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/pytest -q -n 2 --dist worksteal -m "not slow" --cov --cov-report=term --cov-fail-under=90
 
 test-slow: .venv/.dev
 	$(BIN)/pytest -q -m slow
 
+quick: .venv/.dev
+	$(BIN)/python tests/quick.py
+
 lint: .venv/.dev
+	$(MAKE) --no-print-directory -j 2 --output-sync ruff mypy pyright imports
+
+ruff:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/pyright
+
+mypy pyright:
+	$(BIN)/$@
+
+imports:
 	$(BIN)/lint-imports
 
 .venv/bin/python:

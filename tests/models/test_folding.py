@@ -232,6 +232,19 @@ def test_recipes_are_held_to_the_same(words: str, tmp_path: Path) -> None:
         load_recipe(path, ["export.fold=[normalization]", "data.normalize=none"])
 
 
+def _kept_as_the_file_took_it(run: Path, artifact: Json) -> None:
+    """The worst sample is raw, and under the file's own names: the file gives for it what is kept beside it."""
+    import onnxruntime as ort
+
+    (given,) = artifact["signature"]["outputs"]
+    with np.load(run / artifact["parity"]["worst_sample_file"], allow_pickle=False) as kept:
+        assert set(kept.files) == {"image", f"reference/{given['name']}", f"artifact/{given['name']}"}
+        assert kept["image"].max() > 10  # 0 to 16, not normalised
+        session = ort.InferenceSession(str(run / artifact["path"]), providers=["CPUExecutionProvider"])
+        (again,) = session.run(None, {"image": kept["image"]})
+        np.testing.assert_allclose(again, kept[f"artifact/{given['name']}"], atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "folds", ["[normalization, argmax]", pytest.param("[normalization, softmax]", marks=pytest.mark.slow)]
 )
@@ -250,6 +263,7 @@ def test_a_folded_recipe_is_proved_judged_and_released_as_the_plain_one(
         assert artifact["quality"]["n"] == 899
         margin = 0.002 if artifact["precision"] == "fp32" else 0.03
         assert abs(artifact["quality"]["value"] - same["quality"]["value"]) <= margin
+        _kept_as_the_file_took_it(run, artifact)
     bundle = run / "bundle"
     metadata = yaml.safe_load((bundle / "metadata.yaml").read_text(encoding="utf-8"))
     assert metadata["normalization"]["mean"] == [0.0]
