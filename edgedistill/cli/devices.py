@@ -11,7 +11,7 @@ from edgedistill.cli.common import AsJson, Debug, emit, say
 from edgedistill.cli.progress import TerminalEvents
 from edgedistill.contracts import Installs
 from edgedistill.errors import UsageError
-from edgedistill.plugins import load_device, offers
+from edgedistill.plugins import known_runtimes, load_device, offers
 
 
 def bootstrap(
@@ -39,7 +39,7 @@ def bootstrap(
             got=repr(device),
             fix="name such a board",
         )
-    found = plugin.bootstrap(device, runtime or [], wheels, TerminalEvents())
+    found = plugin.bootstrap(device, runtime or [], wheels, known_runtimes(), TerminalEvents())
     if as_json:
         emit({"bootstrap": found})
     else:

@@ -485,14 +485,8 @@ class Stages:
 
     def runtimes(self) -> Json:
         """Versions of what opens the files."""
-        names = sorted(
-            {
-                m.split(".")[0].replace("_", "-")
-                for f in self.recipe.export.formats
-                for m in load_exporter(f).RUNTIMES.values()
-            }
-        )
-        return package_versions(names)
+        brought = [load_exporter(fmt).RUNTIMES.values() for fmt in self.recipe.export.formats]
+        return package_versions(sorted({distribution for each in brought for _, distribution in each}))
 
 
 def _located(proved: Stage, root: Path) -> list[Json]:

@@ -12,9 +12,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgedistill.artifacts.identify import artifact_of
+from edgedistill.artifacts.identify import artifact_of, companions_of
 from edgedistill.artifacts.running import compute_all, generated, subjects
-from edgedistill.companions import companions_of
 from edgedistill.errors import DeviceError, UsageError
 from edgedistill.events import QUIET
 from edgedistill.measurement.measure import measure_files
@@ -151,9 +150,9 @@ def test_weights_beside_an_onnx_file_are_its_own(tmp_path: Path) -> None:
         np.testing.assert_allclose(outputs(path, given, tmp_path), archive["x"] @ weight, rtol=1e-4, atol=1e-4)
     done = edgedistill("benchmark", path, "--preset", "quick", "--rounds", "1", "--json")
     assert documents(done)["measurements"][0]["artifact"] == "apart-onnx-fp32"
-    converted, _ = module("graphs.read").runnable(path, "ncnn")  # pnnx gets both files, and keys by both
+    converted, _ = module("graphs.read").runnable(artifact.files, "ncnn")  # pnnx gets both files, and keys by both
     (tmp_path / "apart.weights").write_bytes((2 * weight).tobytes())
-    assert module("graphs.read").runnable(path, "ncnn")[0] != converted
+    assert module("graphs.read").runnable(artifact.files, "ncnn")[0] != converted
     (tmp_path / "apart.weights").unlink()
     done = edgedistill("benchmark", path, "--json")
     assert done.returncode == 3

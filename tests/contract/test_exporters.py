@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 
-from edgedistill.artifacts.running import compute, subjects
+from edgedistill.agent import load_opener
+from edgedistill.artifacts.running import Subject, call_for, compute, subjects
 from edgedistill.parity.compare import compare
-from edgedistill.plugins import find_plugin, load_exporter, plugin_names
+from edgedistill.plugins import find_plugin, load_device, load_exporter, plugin_names
 from edgedistill.recipe.document import ParitySettings
 from edgedistill.release.bundle import path_in_bundle
 from edgedistill.students.convnet import ConvNet
@@ -86,6 +88,14 @@ def test_fp32_computes_what_torch_computes_in_every_runtime(exported: Artifact, 
     assert len(found) == len(load_exporter(exported.format).RUNTIMES)
     assert all(parity.state == "pass" for parity in found), found
     assert all(parity.max_relative < 1e-5 for parity in found)
+
+
+def test_every_runtime_opens_the_file_and_tells_its_operators_or_that_it_cannot(exported: Artifact) -> None:
+    opener = load_opener(str(load_exporter(exported.format).OPENER))
+    for runtime in opener.RUNTIMES:
+        call = replace(call_for(Subject(exported, runtime)), profile=2)
+        told = load_device("cpu").run("cpu", call).document["profile"]
+        assert told["operators"] if "profile" in vars(opener) else "no profiler" in told["reason"]
 
 
 def test_int8_stays_inside_the_tolerance_in_every_runtime(quantized: Artifact, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from edgedistill.errors import ArtifactError, CoreError, DeviceError, StorageError, UsageError
 from edgedistill.plugins import find_plugin, load_device
-from edgedistill.types import AgentCall
 from tests.conftest import documents, edgedistill
+from tests.helpers.calls import call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -304,7 +304,7 @@ def test_an_unknown_core_is_told_with_the_nearest(tmp_path: Path) -> None:
     model = tmp_path / "m.onnx"
     for device, near in (("arm:cortex-a35x", "cortex-a35"), ("armv7:cortex-a77", "cortex-a7")):
         with pytest.raises(UsageError) as caught:
-            load_device(device).run(device, AgentCall(model, "onnxruntime"))
+            load_device(device).run(device, call(model, "onnxruntime"))
         assert near in caught.value.expected
         assert caught.value.exit_code == 2
     assert cores.read_target("arm:cortex-a53+caches").caches
@@ -318,7 +318,7 @@ def test_a_device_without_its_emulator_names_the_command(monkeypatch: pytest.Mon
     assert done.returncode == 3
     assert documents(done)["arm"]["fix"] == "edgedistill arm setup"
     with pytest.raises(UsageError) as caught:
-        load_device("arm:cortex-a53").run("arm:cortex-a53", AgentCall(tmp_path / "m.onnx", "onnxruntime"))
+        load_device("arm:cortex-a53").run("arm:cortex-a53", call(tmp_path / "m.onnx", "onnxruntime"))
     assert caught.value.fix == "edgedistill arm setup"
 
 
@@ -334,9 +334,9 @@ def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def test_threads_and_runtimes_that_cannot_be_counted_are_refused(installed: Path) -> None:
     with pytest.raises(UsageError, match="one thread"):
-        load_device("arm:x").run("arm:cortex-a53", AgentCall(installed / "m.onnx", "onnxruntime", threads=2))
+        load_device("arm:x").run("arm:cortex-a53", call(installed / "m.onnx", "onnxruntime", threads=2))
     with pytest.raises(UsageError, match="no onnxruntime for armv7"):
-        load_device("armv7:x").run("armv7:cortex-a7", AgentCall(installed / "m.onnx", "onnxruntime"))
+        load_device("armv7:x").run("armv7:cortex-a7", call(installed / "m.onnx", "onnxruntime"))
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ def test_threads_and_runtimes_that_cannot_be_counted_are_refused(installed: Path
 )
 def test_a_guests_death_is_explained(code: int, stderr: str, told: str) -> None:
     done = subprocess.CompletedProcess[str]([], code, "", stderr)
-    error = guest._death(done, AgentCall(Path("m.tflite"), "litert"), cores.read_target("arm:cortex-a53"))
+    error = guest._death(done, call(Path("m.tflite"), "litert"), cores.read_target("arm:cortex-a53"))
     assert told in error.message
     assert error.exit_code == 3
     assert isinstance(error, CoreError)
@@ -359,7 +359,7 @@ def test_a_guests_death_is_explained(code: int, stderr: str, told: str) -> None:
 def test_an_accident_is_not_blamed_on_the_core() -> None:
     """What is no signal may be a full disk or our own mistake: no artifact is said not to run for it."""
     done = subprocess.CompletedProcess[str]([], 1, "", "OSError: No space left on device")
-    error = guest._death(done, AgentCall(Path("m.tflite"), "litert"), cores.read_target("arm:cortex-a53"))
+    error = guest._death(done, call(Path("m.tflite"), "litert"), cores.read_target("arm:cortex-a53"))
     assert type(error) is DeviceError
 
 
@@ -375,7 +375,7 @@ def test_an_accident_is_not_blamed_on_the_core() -> None:
 )
 def test_what_the_guest_refuses_is_told_by_whose_fault_it_is(code: str, inputs: str | None, kind: type) -> None:
     program = f'print(\'{{"error": {{"code": "{code}", "message": "a reason"}}}}\')'
-    job = AgentCall(Path("m.onnx"), "onnxruntime", inputs=Path(inputs) if inputs else None)
+    job = call(Path("m.onnx"), "onnxruntime", inputs=Path(inputs) if inputs else None)
     with pytest.raises(kind, match="a reason") as told:
         guest._answer([sys.executable, "-c", program], {}, job, cores.read_target("arm:cortex-a53"))
     assert type(told.value) is kind
@@ -402,7 +402,7 @@ def test_what_a_run_depends_on_is_in_its_key(installed: Path) -> None:
     where = layouts.layout()
 
     def key(device: str = "arm:cortex-a53", runtime: str = "litert") -> str:
-        return str(store.key_of(where, cores.read_target(device), AgentCall(artifact, runtime, inputs=inputs)))
+        return str(store.key_of(where, cores.read_target(device), call(artifact, runtime, inputs=inputs)))
 
     keys = [key(), key("arm:cortex-a76"), key("arm:cortex-a53+caches"), key(runtime="tflite-runtime")]
     artifact.write_bytes(b"two")

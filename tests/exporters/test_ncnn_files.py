@@ -284,7 +284,7 @@ def test_the_agent_says_how_it_computes(base: Artifact, tmp_path: Path) -> None:
     from edgedistill import agent
 
     made = NCNN.quantize(base, Precision.INT8_STATIC, GIVEN, tmp_path)
-    command = [sys.executable, agent.__file__, str(made.path), "--runtime", "ncnn"]
+    command = [sys.executable, agent.__file__, str(made.path), "--opener", str(NCNN.OPENER), "--runtime", "ncnn"]
     told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert told["facts"]["in_force"]["use_int8_inference"] is True
     assert told["facts"]["in_force"]["use_fp16_arithmetic"] is False
