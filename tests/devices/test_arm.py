@@ -18,7 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgedistill.errors import ArtifactError, CoreError, DeviceError, StorageError, UsageError
+from edgedistill.events import QUIET
 from edgedistill.plugins import find_plugin, load_device
+from edgedistill.types import AgentCall
 from tests.conftest import documents, edgedistill
 from tests.helpers.calls import call
 
@@ -240,7 +242,7 @@ def test_what_the_machine_lacks_is_told_before_anything_is_fetched(
 ) -> None:
     machine_without(monkeypatch, *lacking)
     with pytest.raises(UsageError, match=told) as caught:
-        install.install(layouts.Layout(tmp_path), layouts.pins(), lambda *_: None, again=False)
+        install.install(layouts.Layout(tmp_path), layouts.pins(), QUIET, again=False)
     assert caught.value.exit_code == 2
     assert not layouts.Layout(tmp_path).root.exists()
 
@@ -248,7 +250,7 @@ def test_what_the_machine_lacks_is_told_before_anything_is_fetched(
 def test_a_full_disk_is_told_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(install.shutil, "disk_usage", lambda _path: type("Usage", (), {"free": 10**6}))
     with pytest.raises(StorageError, match="disk is full") as caught:
-        install.install(layouts.Layout(tmp_path), layouts.pins(), lambda *_: None, again=False)
+        install.install(layouts.Layout(tmp_path), layouts.pins(), QUIET, again=False)
     assert "EDGEDISTILL_ARM" in caught.value.fix
     assert not layouts.Layout(tmp_path).root.exists()
 
@@ -273,15 +275,15 @@ def test_steps_are_kept_and_the_rest_is_done_by_the_next_setup(monkeypatch: pyte
     monkeypatch.setattr(install, "_emulator_version", lambda _layout: "7.2")
     monkeypatch.setattr(install, "steps", lambda *_: [step("first", good), step("second", broken)])
     with pytest.raises(DeviceError, match="network"):
-        install.install(where, layouts.pins(), lambda *_: None, again=False)
+        install.install(where, layouts.pins(), QUIET, again=False)
     assert sorted(p.name for p in (where.root / "parts").iterdir()) == ["first"]
     with pytest.raises(UsageError, match="not installed"):
         where.require()
     monkeypatch.setattr(install, "steps", lambda *_: [step("first", good), step("second", good)])
-    assert install.install(where, layouts.pins(), lambda *_: None, again=False)
+    assert install.install(where, layouts.pins(), QUIET, again=False)
     assert made == ["good", "good"]
     assert where.require()["schema"] == "edgedistill.arm/1"
-    assert not install.install(where, layouts.pins(), lambda *_: None, again=False)
+    assert not install.install(where, layouts.pins(), QUIET, again=False)
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
@@ -396,13 +398,15 @@ def test_a_run_is_kept_whole_and_recalled(tmp_path: Path) -> None:
 
 
 def test_what_a_run_depends_on_is_in_its_key(installed: Path) -> None:
-    artifact, inputs = installed / "m.param", installed / "x.npz"
+    artifact, inputs, opener = (installed / name for name in ("m.param", "x.npz", "runtime.py"))
     artifact.write_bytes(b"one")
     inputs.write_bytes(b"x")
+    opener.write_bytes(b"opens")
     where = layouts.layout()
 
     def key(device: str = "arm:cortex-a53", runtime: str = "litert") -> str:
-        return str(store.key_of(where, cores.read_target(device), call(artifact, runtime, inputs=inputs)))
+        job = AgentCall(artifact, runtime, opener, (artifact.with_suffix(".bin"),), inputs=inputs)
+        return str(store.key_of(where, cores.read_target(device), job))
 
     keys = [key(), key("arm:cortex-a76"), key("arm:cortex-a53+caches"), key(runtime="tflite-runtime")]
     artifact.write_bytes(b"two")
@@ -410,6 +414,8 @@ def test_what_a_run_depends_on_is_in_its_key(installed: Path) -> None:
     artifact.with_suffix(".bin").write_bytes(b"weights")
     keys.append(key())
     inputs.write_bytes(b"y")
+    keys.append(key())
+    opener.write_bytes(b"opens otherwise")
     keys.append(key())
     assert len(set(keys)) == len(keys)
     assert key() == keys[-1]
