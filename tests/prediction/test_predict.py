@@ -286,9 +286,7 @@ def test_counts_are_used_where_they_are_to_be_had(
     network: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The emulator's answer is put in place; the rest is real."""
-    from edgedistill.plugins import find_plugin
-
-    simulated, emulate = find_plugin("devices", "simulated"), module("emulate")
+    emulate = module("emulate")
     asked = []
 
     def counted(files: tuple[Path, ...], runtime: str, opener: Path, core: str, shapes: Any) -> Any:
@@ -300,7 +298,7 @@ def test_counts_are_used_where_they_are_to_be_had(
     found = {"in0": (1, 3, 8, 8)}
     monkeypatch.setattr(module("counting"), "runnable", lambda files, _: ((files[0].with_suffix(".param"),), found))
     (tmp_path / "no-emulator").mkdir()
-    lock = simulated.layout().lock
+    lock = module("device").layout().lock
     lock.parent.mkdir(parents=True)
     lock.write_text("{}")
     one = predict(network, ["rpi-5"])["predictions"][0]
@@ -576,9 +574,7 @@ def test_a_file_that_cannot_be_counted_is_predicted_by_its_classes_and_says_so(
     network: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from edgedistill.errors import ArtifactError
-    from edgedistill.plugins import find_plugin
 
-    simulated = find_plugin("devices", "simulated")
     tried = []
 
     def refuse(_: Path, runtime: str) -> Any:
@@ -586,7 +582,7 @@ def test_a_file_that_cannot_be_counted_is_predicted_by_its_classes_and_says_so(
         raise ArtifactError("no way", got="an operator")
 
     monkeypatch.setattr(module("counting"), "runnable", refuse)
-    lock = simulated.layout().lock
+    lock = module("device").layout().lock
     lock.parent.mkdir(parents=True)
     lock.write_text("{}")
     found = predict(network)["predictions"]
