@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import edgedistill
 from edgedistill.errors import DataError, PluginError, UsageError, nearest
 from edgedistill.events import QUIET, Events
-from edgedistill.plugins import device_runtimes, find_plugin, load_device, plugin_names, traits_of
+from edgedistill.plugins import device_runtimes, find_exporters, find_plugin, load_device, plugin_names, traits_of
 from edgedistill.prediction.predict import is_predicted, profile_of
 from edgedistill.recipe.document import Assistants, Distill, MultiStage, Recipe, canonical
 from edgedistill.release.gate import judge
@@ -367,7 +367,9 @@ def _code_digest() -> str:
         for shelf in ("exporters", "devices", "benchmarks")
         for name in plugin_names(shelf)
     }
+    openers = {exporter.OPENER for exporter in find_exporters().values()}
     files = [(core, path) for path in core.rglob("*")] + [(shelf, p) for shelf in shelves for p in shelf.glob("*.py")]
+    files += [(opener.parent, opener) for opener in openers]
     digest = hashlib.sha256()
     for folder, path in sorted(files):
         if path.suffix in (".py", ".html"):

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from edgedistill.agent import load_opener
+from edgedistill.artifacts.identify import companions_of
 from edgedistill.artifacts.running import Subject, call_for, compute, subjects
 from edgedistill.parity.compare import compare
 from edgedistill.plugins import find_plugin, load_device, load_exporter, plugin_names
@@ -109,6 +110,7 @@ def test_artifact_describes_the_files_on_disk(exported: Artifact, quantized: Art
         assert artifact.sha256 == file_sha256(artifact.path)
         assert artifact.size_bytes == sum(file.stat().st_size for file in artifact.files)
         assert artifact.path.suffix == load_exporter(artifact.format).SUFFIX
+        assert companions_of(artifact.path) == artifact.files[1:]
         assert [s.shape[1:] for s in artifact.signature.inputs] == [(2, 8, 8)]
         folder = artifact.path.parent
         assert {p.name for p in folder.iterdir()} == {file.name for file in artifact.files}

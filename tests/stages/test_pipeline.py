@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from edgedistill.pipeline import STAGES
+from edgedistill.plugins import find_plugin
 from edgedistill.recipe.document import load_recipe, recipe_sha256
 from edgedistill.runs import Run
 from tests.conftest import ROOT, digests, documents, edgedistill, kill_in, states
@@ -258,6 +259,18 @@ def test_a_key_names_everything_that_a_stage_depends_on(
         patch.setattr(pipeline, "_code_digest", lambda: "another")
         with pytest.raises(Ran, match="data"):
             pipeline.compress(loaded, recipe.parent, copied)
+
+
+def test_runtime_files_are_part_of_the_code_that_keys_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgedistill import pipeline
+
+    opener = tmp_path / "runtime.py"
+    monkeypatch.setattr(find_plugin("exporters", "onnx"), "OPENER", opener)
+    opener.write_text("RUNTIMES = {}", encoding="utf-8")
+    before = pipeline._code_digest()
+    assert pipeline._code_digest() == before
+    opener.write_text("RUNTIMES = dict()", encoding="utf-8")
+    assert pipeline._code_digest() != before
 
 
 def test_the_example_with_an_own_model_and_checkpoint_runs(tmp_path: Path) -> None:
