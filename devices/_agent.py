@@ -7,21 +7,25 @@ from typing import TYPE_CHECKING
 from edgedistill.errors import ArtifactError, DeviceError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from edgedistill.types import AgentCall, Json
 
 
-def arguments_of(job: AgentCall, artifact: str, inputs: str | None, outputs: str | None) -> list[str]:
-    """The agent's arguments, its files under the names that they have where it runs."""
-    arguments = [artifact, "--runtime", job.runtime, "--threads", str(job.threads), "--warmup", str(job.warmup_s)]
+def arguments_of(job: AgentCall, named: Callable[[Path], str]) -> list[str]:
+    """The agent's arguments; `named` tells what each of the call's files is called where it runs."""
+    artifact, *companions = job.files
+    arguments = [named(artifact), "--opener", named(job.opener), "--runtime", job.runtime]
+    arguments += [word for file in companions for word in ("--companion", named(file))]
+    arguments += ["--threads", str(job.threads), "--warmup", str(job.warmup_s)]
     arguments += ["--queries", str(job.min_queries), "--duration", str(job.min_duration_s)]
     arguments += ["--affinity", ",".join(map(str, job.affinity))] if job.affinity else []
     arguments += ["--reference-kernels"] if job.reference_kernels else []
     arguments += ["--profile", str(job.profile)] if job.profile else []
     arguments += ["--sustained", str(job.sustained_min)] if job.sustained_min else []
-    for option, path in (("--inputs", inputs), ("--outputs", outputs)):
-        arguments += [option, path] if path is not None else []
+    for option, path in (("--inputs", job.inputs), ("--outputs", job.outputs)):
+        arguments += [option, named(path)] if path is not None else []
     return arguments
 
 

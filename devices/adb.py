@@ -17,9 +17,10 @@ from ._remote.elf import SCRIPT, machine_of
 from ._remote.programs import FIGURES, TOOLS, Tool
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from edgedistill.types import AgentCall, Json
+    from edgedistill.types import AgentCall, Json, Runtime
 
 REQUIRES: tuple[str, ...] = ()
 SCHEME = "adb"
@@ -51,12 +52,17 @@ def describe(device_id: str) -> DeviceInfo:
     return DeviceInfo(device_id, name, MACHINES.get(abi, abi), cores, memory_bytes)
 
 
-def runtimes(device_id: str) -> dict[str, str]:
-    """Those whose benchmark program devices.toml names, which does not tell its version.
+def runtimes(device_id: str, known: Mapping[str, Runtime]) -> dict[str, str]:
+    """Those whose benchmark program devices.toml names, which does not tell its version; it needs none of `known`.
 
     Raises:
         UsageError: it names none for this device.
     """
+    del known
+    return _runtimes(device_id)
+
+
+def _runtimes(device_id: str) -> dict[str, str]:
     board = _described(_serial(device_id))
     found = dict.fromkeys((tool.runtime for tool in TOOLS if getattr(board, tool.key)), "unknown")
     if not found:
@@ -137,7 +143,7 @@ def _described(serial: str) -> AdbBoard:
 
 def _tool(device_id: str, job: AgentCall) -> Tool:
     """The program for a job that one can do."""
-    available = runtimes(device_id)
+    available = _runtimes(device_id)
     for wanted, option in (
         (job.outputs is not None, "outputs (parity, evaluation)"),
         (job.min_queries == 0, "outputs (parity, evaluation)"),

@@ -63,13 +63,12 @@ def run(device_id: str, job: AgentCall) -> AgentAnswer:
         DeviceError: the agent crashed, hung, or said nothing that can be read.
     """
     _require(device_id)
-    return AgentAnswer(device_id, run_agent(Path(edgedistill.agent.__file__), job))
+    return AgentAnswer(device_id, run_agent(job))
 
 
-def run_agent(agent: Path, job: AgentCall) -> Json:
-    """The document of an agent's file, run in a fresh process; raises as `run`."""
-    inputs, outputs = (str(path) if path is not None else None for path in (job.inputs, job.outputs))
-    command = [sys.executable, "-P", str(agent), *arguments_of(job, str(job.artifact), inputs, outputs)]
+def run_agent(job: AgentCall) -> Json:
+    """The agent's document, of a fresh process; raises as `run`."""
+    command = [sys.executable, "-P", edgedistill.agent.__file__, *arguments_of(job, str)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads)}
     try:
         done = subprocess.run(  # noqa: PLW1510 - the exit code is read below

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import edgedistill.agent
-from edgedistill.agent import OPENERS
-from edgedistill.companions import companions_of
+from edgedistill.agent import load_opener
 from edgedistill.errors import DeviceError, UsageError, nearest
 from edgedistill.events import QUIET
 from edgedistill.types import AgentAnswer, DeviceInfo, Source, Traits, file_sha256
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
     from edgedistill.errors import EdgeDistillError
     from edgedistill.events import Events
-    from edgedistill.types import AgentCall, Json
+    from edgedistill.types import AgentCall, Json, Runtime
 
     from ._remote.described import SshBoard
     from ._remote.ssh_call import Call
@@ -38,6 +37,7 @@ _INSTALL_S = 1800.0
 TRAITS = Traits(Source.MEASURED)
 _OUTPUTS = "outputs.npz"
 _INPUTS = "inputs.npz"
+_OPENER = "runtime.py"
 
 
 def devices() -> list[DeviceInfo]:
@@ -56,15 +56,18 @@ def describe(device_id: str) -> DeviceInfo:
         DeviceError: it cannot be reached, or runs no Python that is new enough.
     """
     board = _find(device_id)
-    found = _facts(board)
+    found = _facts(board, {})
     name = " ".join(part for part in (found["board"], found["cpu"]) if part)
     return DeviceInfo(device_id, name, found["machine"], len(found["cores"]), found["memory_bytes"])
 
 
-def runtimes(device_id: str) -> dict[str, str]:
-    """Those found on the board and their versions, among those that devices.toml names; raises as `describe`."""
-    board = _find(device_id)
-    found = _facts(board)["runtimes"]
+def runtimes(device_id: str, known: Mapping[str, Runtime]) -> dict[str, str]:
+    """Those found on the board and their versions, among those that devices.toml names; raises as `describe`.
+
+    devices.toml must name `known` ones.
+    """
+    board = _find(device_id, known)
+    found = _facts(board, {name: (one.module, one.distribution) for name, one in known.items()})["runtimes"]
     return {name: version for name, version in found.items() if not board.runtimes or name in board.runtimes}
 
 
@@ -79,16 +82,16 @@ def run(device_id: str, job: AgentCall) -> AgentAnswer:
         DeviceError: the board is out of reach, busy or full, lacks the runtime, or the agent hung or died.
     """
     board = _find(device_id)
-    files = {"agent.py": Path(edgedistill.agent.__file__), job.artifact.name: job.artifact}
-    files |= {weights.name: weights for weights in companions_of(job.artifact) if weights.is_file()}
+    files = {"agent.py": Path(edgedistill.agent.__file__), _OPENER: job.opener}
+    files |= {file.name: file for file in job.files}
     if job.inputs is not None:
         files[_INPUTS] = job.inputs
-    names = (_INPUTS if job.inputs is not None else None, _OUTPUTS if job.outputs is not None else None)
+    names = {job.opener: _OPENER, job.inputs: _INPUTS, job.outputs: _OUTPUTS}
     request = {
-        **_request(board, "run", [job.runtime]),
+        **_request(board, "run", {job.runtime: load_opener(str(job.opener)).RUNTIMES[job.runtime]}),
         "runtime": job.runtime,
         "files": [_listed(name, path) for name, path in files.items()],
-        "arguments": arguments_of(job, job.artifact.name, *names),
+        "arguments": arguments_of(job, lambda file: names.get(file, file.name)),
         "threads": job.threads,
         "timeout_s": time_limit_s(job),
     }
@@ -117,6 +120,7 @@ def bootstrap(
     device_id: str,
     wanted: Sequence[str],
     wheels: Path | None,
+    known: Mapping[str, Runtime],
     events: Events = QUIET,
 ) -> Json:
     """Install runtimes on the board, in a venv in its workdir; the versions that are there afterwards.
@@ -126,14 +130,15 @@ def bootstrap(
         wanted: runtimes, perhaps with a version (`onnxruntime==1.16.3`); without one, that of this machine is taken.
             None given: those that devices.toml names for the board.
         wheels: folder of wheels, for boards that reach no package index.
+        known: runtimes that exporters bring.
         events: told each step, as a note.
 
     Raises:
         UsageError: an unknown runtime, none at all, or no wheels in the folder.
         DeviceError: the board is out of reach, busy or full, or something cannot be installed or imported there.
     """
-    board = _find(device_id)
-    pinned = _pinned(board, wanted)
+    board = _find(device_id, known)
+    pinned = _pinned(board, wanted, known)
     found = sorted(wheels.glob("*.whl")) if wheels is not None else []
     if wheels is not None and not found:
         raise UsageError(
@@ -146,7 +151,7 @@ def bootstrap(
     numpy = "numpy<2" if "tflite-runtime" in pinned else "numpy"  # tflite-runtime is built against numpy 1
     files = {path.name: path for path in found}
     request = {
-        **_request(board, "bootstrap", list(pinned)),
+        **_request(board, "bootstrap", {name: (known[name].module, known[name].distribution) for name in pinned}),
         "packages": [numpy, *pinned.values()],
         "wheels": [_listed(name, path) for name, path in files.items()],
         "timeout_s": _INSTALL_S,
@@ -157,13 +162,14 @@ def bootstrap(
     return {"id": board.id, "python": done["python"], "venv": done["venv"], "versions": done["versions"]}
 
 
-def _find(device_id: str) -> SshBoard:
+def _find(device_id: str, known: Mapping[str, Runtime] | None = None) -> SshBoard:
     if device_id == SCHEME:
         raise unknown(device_id, {*ssh_boards(), *ssh_hosts()}, "name a board: ssh:NAME")
-    return find_ssh_board(device_id)
+    return find_ssh_board(device_id, known)
 
 
-def _request(board: SshBoard, verb: str, runtimes: Sequence[str] = tuple(OPENERS)) -> Json:
+def _request(board: SshBoard, verb: str, runtimes: Mapping[str, tuple[str, str]]) -> Json:
+    """What every verb is told; `runtimes`: name -> (module, distribution) of those that it is about."""
     since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
     return {
         "verb": verb,
@@ -171,7 +177,7 @@ def _request(board: SshBoard, verb: str, runtimes: Sequence[str] = tuple(OPENERS
         "lock": board.lock,
         "lock_timeout_s": board.lock_timeout_s,
         "holder": f"{getpass.getuser()}@{socket.gethostname()}, process {os.getpid()}, since {since}",
-        "runtimes": {name: OPENERS[name][1:] for name in runtimes},
+        "runtimes": dict(runtimes),
     }
 
 
@@ -179,8 +185,8 @@ def _listed(name: str, path: Path) -> Json:
     return {"name": name, "sha256": file_sha256(path), "bytes": path.stat().st_size}
 
 
-def _facts(board: SshBoard) -> Json:
-    with call(board, _request(board, "facts")) as made:
+def _facts(board: SshBoard, runtimes: Mapping[str, tuple[str, str]]) -> Json:
+    with call(board, _request(board, "facts", runtimes)) as made:
         return dict(_converse(made, board, {}, 0.0, None)["facts"])
 
 
@@ -218,20 +224,20 @@ def _fetch(made: Call, count: int, path: Path) -> None:
     part.replace(path)
 
 
-def _pinned(board: SshBoard, wanted: Sequence[str]) -> dict[str, str]:
+def _pinned(board: SshBoard, wanted: Sequence[str], known: Mapping[str, Runtime]) -> dict[str, str]:
     """Runtime -> requirement for pip."""
     found = {}
     for text in wanted or board.runtimes:
         name, _, version = text.partition("==")
-        if name not in OPENERS:
+        if name not in known:
             raise UsageError(
                 f"unknown runtime {name!r}",
                 where="--runtime",
-                expected=nearest(name, OPENERS),
+                expected=nearest(name, known),
                 got=repr(text),
                 fix="name a known runtime",
             )
-        distribution = OPENERS[name][2]
+        distribution = known[name].distribution
         try:
             version = version or importlib.metadata.version(distribution)
         except importlib.metadata.PackageNotFoundError:
@@ -241,7 +247,7 @@ def _pinned(board: SshBoard, wanted: Sequence[str]) -> dict[str, str]:
         raise UsageError(
             "which runtime?",
             where="--runtime",
-            expected=f"one of {', '.join(OPENERS)}",
+            expected=f"one of {', '.join(known)}",
             got="none",
             fix="add --runtime, or `runtimes` of the board in devices.toml",
         )

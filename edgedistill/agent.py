@@ -1,12 +1,15 @@
 """Runs ONE artifact on the machine it stands on and prints one JSON document.
 
-This file is all that is copied to a device: it needs Python 3.8 or newer, numpy and one runtime, and
-nothing of EdgeDistill. Usage:
+This file, and beside it the one that opens the format, is all that is copied to a device: they need
+Python 3.8 or newer, numpy and one runtime, and nothing of EdgeDistill. Usage:
 
-    python agent.py MODEL --runtime onnxruntime|tflite-runtime|litert|openvino|ncnn
+    python agent.py MODEL --opener runtime.py --runtime NAME [--companion FILE ...]
                     [--threads N] [--inputs X.npz --outputs Y.npz]
                     [--queries N --duration SECONDS --warmup SECONDS] [--affinity 0,1] [--profile N]
                     [--sustained MINUTES] [--mark N] [--reference-kernels]
+
+The opener is a format's runtime file: its RUNTIMES say by which names, and this module hands itself
+to its functions (contracts.py: Opener, Agent).
 
 With --outputs every sample of X.npz (first axis) is computed at batch 1 and written as float32. With
 --queries a single stream is timed: at least N inferences and SECONDS seconds; input copies into the
@@ -31,7 +34,8 @@ import json
 import platform
 import resource
 import time
-from typing import Any, Callable, Dict, List, Optional, Set, Tuple
+from types import ModuleType
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -62,7 +66,17 @@ class Session:
         self.own_ms = own_ms  # the last inference by the runtime's own clock, which leaves out the call from Python
 
 
-def _sized(name: str, shape: List[Any], dtype: str, sample: Optional[Given]) -> Dict[str, Any]:
+def load_opener(path: str) -> ModuleType:
+    """A runtime file as a module, wherever it lies; compiled anew, since caches must not show in a process's memory."""
+    module = ModuleType(os.path.abspath(path))
+    module.__file__ = path
+    sys.modules[module.__name__] = module  # where dataclasses look for their own
+    with open(path, encoding="utf-8") as stream:
+        exec(compile(stream.read(), path, "exec", dont_inherit=True), vars(module))  # noqa: S102 - what it is for
+    return module
+
+
+def sized(name: str, shape: List[Any], dtype: str, sample: Optional[Given]) -> Dict[str, Any]:
     """An input whose axes without a size get a sample's; without one the batch is 1, and others are `unsized`."""
     fixed = [d if isinstance(d, int) and d > 0 else None for d in shape]
     if sample is not None and len(sample) == len(fixed) - 1:
@@ -77,278 +91,11 @@ def _sized(name: str, shape: List[Any], dtype: str, sample: Optional[Given]) -> 
     return {**spec, "unsized": unsized} if unsized else spec
 
 
-def _samples_of(names: List[str], given: Optional[Dict[str, Given]]) -> List[Optional[Given]]:
+def samples_of(names: List[str], given: Optional[Dict[str, Given]]) -> List[Optional[Given]]:
     """The shape of a sample for each input: by name, else by order, since converters rename inputs and keep that."""
     if given is None or len(given) != len(names):
         return [None] * len(names)
     return [given[name] for name in names] if set(given) == set(names) else list(given.values())
-
-
-def open_onnxruntime(path: str, threads: int, given: Optional[Dict[str, Given]] = None) -> Session:
-    """ONNX in onnxruntime, CPU provider, all graph optimisations."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 3
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    dtypes = {"float": "float32", "double": "float64"}
-    inputs = []
-    names = [i.name for i in session.get_inputs()]
-    for i, sample in zip(session.get_inputs(), _samples_of(names, given)):
-        dtype = str(i.type)[len("tensor(") : -1]
-        inputs.append(_sized(i.name, i.shape, dtypes.get(dtype, dtype), sample))
-    outputs = [{"name": o.name} for o in session.get_outputs()]
-    wanted = [o["name"] for o in outputs]
-    told = session.get_session_options()
-    in_force = {
-        "intra_op_num_threads": told.intra_op_num_threads,
-        "execution_mode": told.execution_mode.name,
-        "graph_optimization_level": told.graph_optimization_level.name,
-        "enable_cpu_mem_arena": told.enable_cpu_mem_arena,
-    }
-    facts = {"providers": session.get_providers(), "in_force": in_force}
-    return Session(inputs, outputs, lambda feed: list(session.run(wanted, dict(zip(names, feed)))), facts)
-
-
-def _open_tflite(module: Any, path: str, threads: int, reference: bool, given: Optional[Dict[str, Given]]) -> Session:
-    kinds = module.OpResolverType
-    resolver = kinds.BUILTIN_REF if reference else kinds.BUILTIN
-    interpreter = module.Interpreter(model_path=path, num_threads=threads, experimental_op_resolver_type=resolver)
-    unsized = _resize(interpreter, given)
-    interpreter.allocate_tensors()
-    inputs = []  # type: List[Any]
-    outputs = []  # type: List[Any]
-    for listed, tensors in (
-        (inputs, interpreter.get_input_details()),
-        (outputs, interpreter.get_output_details()),
-    ):
-        for t in tensors:
-            scale, zero_point = t["quantization"]
-            entry = {
-                "name": t["name"],
-                "shape": [int(d) for d in t["shape"]],
-                "dtype": np.dtype(t["dtype"]).name,
-            }
-            if scale:
-                entry["quantization"] = {"scale": float(scale), "zero_point": int(zero_point)}
-            if listed is inputs and t["index"] in unsized:
-                entry["unsized"] = unsized[t["index"]]
-            listed.append((entry, t["index"]))
-    in_index = [index for _, index in inputs]
-    out_index = [index for _, index in outputs]
-
-    def run(feed: List[Any]) -> List[Any]:
-        for index, value in zip(in_index, feed):
-            interpreter.set_tensor(index, value)
-        interpreter.invoke()
-        return [interpreter.get_tensor(index) for index in out_index]
-
-    kernels = "reference" if reference else "optimised"
-    facts = {"in_force": {"num_threads": threads, "kernels": kernels, **_tflite_delegate(interpreter)}}
-    return Session([e for e, _ in inputs], [e for e, _ in outputs], run, facts)
-
-
-def _resize(interpreter: Any, given: Optional[Dict[str, Given]]) -> Dict[int, List[int]]:
-    """Give axes without a size those of the samples; the axes that are left without one, by the tensor's index."""
-    details = interpreter.get_input_details()
-    unsized = {}  # type: Dict[int, List[int]]
-    for t, sample in zip(details, _samples_of([t["name"] for t in details], given)):
-        signature = [int(d) for d in t.get("shape_signature", t["shape"])]
-        spec = _sized(t["name"], signature or [int(d) for d in t["shape"]], "", sample)
-        if spec["shape"] != [int(d) for d in t["shape"]]:
-            interpreter.resize_tensor_input(t["index"], spec["shape"])
-        if "unsized" in spec:
-            unsized[t["index"]] = spec["unsized"]
-    return unsized
-
-
-def _tflite_delegate(interpreter: Any) -> Dict[str, Any]:
-    """Whether XNNPACK, the one delegate of these packages, took operators: it leaves a DELEGATE node for each part."""
-    try:
-        names = [node["op_name"] for node in interpreter._get_ops_details()]  # noqa: SLF001 - no public call tells
-    except Exception as error:  # a release without that call is not refused for it
-        return {"delegate": "unknown: %s" % error}
-    parts = names.count("DELEGATE")
-    return {"delegate": "XNNPACK" if parts else "none", "delegated_parts": parts, "operators": len(names) - parts}
-
-
-def open_tflite_runtime(
-    path: str, threads: int, given: Optional[Dict[str, Given]] = None, reference: bool = False
-) -> Session:
-    """TFLite in tflite-runtime."""
-    from tflite_runtime import interpreter
-
-    return _open_tflite(interpreter, path, threads, reference, given)
-
-
-def open_litert(path: str, threads: int, given: Optional[Dict[str, Given]] = None, reference: bool = False) -> Session:
-    """TFLite in LiteRT (ai-edge-litert)."""
-    from ai_edge_litert import interpreter
-
-    return _open_tflite(interpreter, path, threads, reference, given)
-
-
-def open_openvino(path: str, threads: int, given: Optional[Dict[str, Given]] = None) -> Session:
-    """OpenVINO IR on its CPU plug-in, static shapes, float32 hint (its default may be bf16)."""
-    import openvino as ov
-
-    core = ov.Core()
-    model = core.read_model(path)
-    shapes = {}
-    inputs = []
-    names = [port.get_any_name() for port in model.inputs]
-    for port, name, sample in zip(model.inputs, names, _samples_of(names, given)):
-        partial = port.get_partial_shape()
-        rank = len(partial) if partial.rank.is_static else len(sample or ()) + 1
-        known = partial if partial.rank.is_static else [None] * rank
-        shape = [None if d is None or d.is_dynamic else d.get_length() for d in known]
-        inputs.append(_sized(name, shape, port.get_element_type().to_dtype().name, sample))
-        shapes[port] = inputs[-1]["shape"]
-    reshaped = any(port.get_partial_shape().is_dynamic for port in model.inputs)
-    if reshaped:
-        model.reshape(shapes)
-    settings = {
-        "INFERENCE_PRECISION_HINT": "f32",
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    compiled = core.compile_model(model, "CPU", settings)
-    request = compiled.create_infer_request()
-    outputs = [{"name": p.get_any_name()} for p in compiled.outputs]
-    told = (
-        "INFERENCE_PRECISION_HINT",
-        "INFERENCE_NUM_THREADS",
-        "NUM_STREAMS",
-        "PERFORMANCE_HINT",
-        "ENABLE_CPU_PINNING",
-    )
-    in_force = {key: str(compiled.get_property(key)) for key in told}
-
-    slots = [request.get_input_tensor(i).data for i in range(len(inputs))]
-    results = [request.get_output_tensor(i).data for i in range(len(outputs))]
-
-    def run(feed: List[Any]) -> List[Any]:
-        for slot, value in zip(slots, feed):
-            np.copyto(slot, value)
-        request.infer()
-        return results
-
-    facts = {"in_force": in_force, "reshaped_to_static": reshaped}
-    return Session(inputs, outputs, run, facts, lambda: float(request.latency))
-
-
-_NCNN_FLAGS = {
-    # float32, but for the layers that the file holds in integers: those are computed in integers
-    "use_int8_inference": True,
-    "use_fp16_packed": False,
-    "use_fp16_storage": False,
-    "use_fp16_arithmetic": False,
-    "use_bf16_packed": False,
-    "use_bf16_storage": False,
-    "use_vulkan_compute": False,
-    "use_packing_layout": True,
-    "use_winograd_convolution": True,
-    "use_sgemm_convolution": True,
-}
-_NCNN_SAME_VALUES = ("Split", "Reshape", "Squeeze", "ExpandDims", "Flatten", "Permute", "Crop", "Slice", "Noop")
-
-
-def _ncnn_layers(path: str) -> List[Tuple[str, List[str], List[str], Dict[str, str]]]:
-    """Layers of a .param file: type, blobs in, blobs out, parameters."""
-    with open(path, encoding="ascii") as stream:
-        lines = [line.split() for line in stream if line.strip()]
-    if not lines[2:] or lines[0] != ["7767517"] or len(lines) != 2 + int(lines[1][0]):
-        raise ValueError("%s is no whole ncnn .param file" % path)
-    layers = []
-    for words in lines[2:]:
-        below, above = int(words[2]), int(words[3])
-        blobs, settings = words[4 : 4 + below + above], words[4 + below + above :]
-        layers.append((words[0], blobs[:below], blobs[below:], dict(w.split("=", 1) for w in settings)))
-    return layers
-
-
-def _ncnn_inputs(layers: List[Tuple[str, List[str], List[str], Dict[str, str]]]) -> List[Dict[str, Any]]:
-    """What the Input layers tell: names and, where they hold them, shapes; ids are what reaches an Embed layer."""
-    integer: Set[str] = set()
-    for kind, below, above, _ in reversed(layers):
-        if kind == "Embed" or (kind in _NCNN_SAME_VALUES and integer.intersection(above)):
-            integer.update(below[:1])
-    inputs = []
-    for kind, _, above, settings in layers:
-        if kind == "Input":
-            sizes = [int(settings[key]) for key in ("2", "11", "1", "0") if int(settings.get(key, "0")) > 0]
-            dtype = "int32" if above[0] in integer else "float32"
-            inputs.append({"name": above[0], "shape": [1, *sizes] if sizes else None, "dtype": dtype})
-    return inputs
-
-
-def _ncnn_net(path: str, kinds: Set[str], threads: int) -> Any:
-    """The file loaded, its layers being of these kinds."""
-    ncnn = __import__("ncnn")  # type: Any  # compiled: checkers cannot read it
-
-    unknown = sorted(kind for kind in kinds if ncnn.layer_to_index(kind) < 0)
-    if unknown:
-        raise ValueError("ncnn %s has no layer %s, of %s" % (ncnn.__version__, ", ".join(unknown), path))
-    net = ncnn.Net()
-    net.opt.num_threads = threads
-    for flag, value in _NCNN_FLAGS.items():
-        setattr(net.opt, flag, value)
-    weights = os.path.splitext(path)[0] + ".bin"
-    if not os.path.isfile(weights):
-        raise ValueError("the weights %s are missing" % weights)
-    if net.load_param(path) != 0:
-        raise ValueError("ncnn cannot read %s: a damaged file" % path)
-    if net.load_model(weights) != 0:
-        raise ValueError("ncnn cannot read the weights %s" % weights)
-    return net
-
-
-def open_ncnn(path: str, threads: int, given: Optional[Dict[str, Given]] = None) -> Session:
-    """Ncnn (.param with .bin beside it) on the CPU in float32; it knows no batch, so each sample is one extractor."""
-    ncnn = __import__("ncnn")  # type: Any  # compiled: checkers cannot read it
-
-    layers = _ncnn_layers(path)
-    inputs = _ncnn_inputs(layers)
-    for spec, sample in zip(inputs, _samples_of([spec["name"] for spec in inputs], given)):
-        if spec["shape"] is None and sample is not None:  # a file need not tell
-            spec["shape"] = [1, *sample]
-    net = _ncnn_net(path, {kind for kind, _, _, _ in layers}, threads)
-    consumed = {blob for _, below, _, _ in layers for blob in below}
-    wanted = [blob for _, _, above, _ in layers for blob in above if blob not in consumed]
-    if not inputs or not wanted:
-        raise ValueError("%s has %d inputs and %d outputs" % (path, len(inputs), len(wanted)))
-
-    def run(feed: List[Any]) -> List[Any]:
-        results = []
-        with net.create_extractor() as extractor:
-            for spec, value in zip(inputs, feed):
-                if extractor.input(spec["name"], ncnn.Mat(value[0]).clone()) != 0:
-                    raise ValueError("ncnn does not take the input %s" % spec["name"])
-            for blob in wanted:
-                code, mat = extractor.extract(blob)
-                if code != 0:
-                    raise ValueError("ncnn fails at %s with code %d" % (blob, code))
-                results.append(np.array(mat.numpy())[None])
-        return results
-
-    in_force = {flag: getattr(net.opt, flag) for flag in sorted(_NCNN_FLAGS)}
-    in_force["num_threads"] = net.opt.num_threads
-    return Session(inputs, [{"name": blob} for blob in wanted], run, {"in_force": in_force})
-
-
-OPENERS = {
-    # runtime: (opener, the module to import, the distribution whose version counts)
-    "onnxruntime": (open_onnxruntime, "onnxruntime", "onnxruntime"),
-    "tflite-runtime": (open_tflite_runtime, "tflite_runtime.interpreter", "tflite-runtime"),
-    "litert": (open_litert, "ai_edge_litert.interpreter", "ai-edge-litert"),
-    "openvino": (open_openvino, "openvino", "openvino"),
-    "ncnn": (open_ncnn, "ncnn", "ncnn"),
-}  # type: Dict[str, Tuple[Callable[..., Session], str, str]]
 
 
 def _memory_bytes() -> Dict[str, int]:
@@ -362,19 +109,14 @@ def _memory_bytes() -> Dict[str, int]:
         return {"now": peak, "peak": peak}
 
 
-def _drop_page_cache(path: str) -> str:
+def _drop_page_cache(files: List[str]) -> str:
     """Ask the kernel to forget the model's files, and whether it did.
 
     It keeps what is not written yet, what others have mapped, and all of a file system in memory; so the first page is
     asked for with RWF_NOWAIT, which fails where it would have to be read.
     """
-    stem = os.path.splitext(path)[0]
-    folder, base = os.path.split(os.path.abspath(path))
     try:
-        beside = [
-            os.path.join(folder, name) for name in os.listdir(folder) if name.startswith((base + ".", base + "_"))
-        ]
-        for name in (path, stem + ".bin", *beside):  # ncnn's and OpenVINO's weights, and ONNX's external data
+        for name in files:
             if os.path.isfile(name):
                 descriptor = os.open(name, os.O_RDONLY)
                 try:
@@ -410,10 +152,10 @@ def _import(module: str, runtime: str) -> float:
     return (time.perf_counter() - started) * 1e3
 
 
-def _open(opener: Callable[..., Session], path: str, threads: int) -> Tuple[Session, float]:
+def _open(opens: Callable[[], Session]) -> Tuple[Session, float]:
     started = time.perf_counter()
     try:
-        session = opener(path, threads)
+        session = opens()
     except Exception as error:  # every runtime has its own types; all mean that the file was refused
         raise Refused("artifact_refused", "%s: %s" % (type(error).__name__, error))
     return session, (time.perf_counter() - started) * 1e3
@@ -468,7 +210,7 @@ def _check_numbers(arrays: Arrays, specs: List[Dict[str, Any]]) -> None:
             raise Refused("inputs", "input %r takes %s, the file holds fractions" % (name, spec["dtype"]))
 
 
-def _shapes_in(path: str) -> Dict[str, Given]:
+def shapes_in(path: str) -> Dict[str, Given]:
     """Array -> shape of one sample, as an .npz tells it without its data being read."""
     import zipfile
 
@@ -509,7 +251,7 @@ class Feeds:
         self.step = step
 
 
-def _load_inputs(path: str, session: Session) -> Feeds:
+def load_inputs(path: str, session: Session) -> Feeds:
     """The feeds that a file holds; the last one is filled up with its last sample."""
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -638,87 +380,7 @@ def _disturbance(before: Dict[str, float], wall_s: float) -> Dict[str, float]:
     return found
 
 
-def profile_onnxruntime(path: str, threads: int, samples: List[List[Any]], count: int) -> List[Dict[str, Any]]:
-    """Kernel times of onnxruntime's own profiler."""
-    import shutil
-    import tempfile
-
-    import onnxruntime as ort
-
-    folder = tempfile.mkdtemp()
-    try:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.enable_profiling = True
-        options.profile_file_prefix = os.path.join(folder, "profile")
-        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        names = [i.name for i in session.get_inputs()]
-        for number in range(count):
-            session.run(None, dict(zip(names, samples[number % len(samples)])))
-        with open(session.end_profiling()) as stream:
-            events = json.load(stream)
-    finally:
-        shutil.rmtree(folder)
-    taken = []  # type: List[Tuple[str, str, float]]
-    for event in events:
-        name = event.get("name", "")
-        if event.get("cat") == "Node" and name.endswith("_kernel_time"):
-            kind = event["args"].get("op_name", "")
-            taken.append((name[: -len("_kernel_time")], kind, event["dur"] / 1e3))
-    return _operators(taken, count)
-
-
-def profile_openvino(path: str, threads: int, samples: List[List[Any]], count: int) -> List[Dict[str, Any]]:
-    """Layer times of OpenVINO's performance counters."""
-    import openvino as ov
-
-    core = ov.Core()
-    model = core.read_model(path)
-    model.reshape({port: list(value.shape) for port, value in zip(model.inputs, samples[0])})
-    settings = {
-        "INFERENCE_PRECISION_HINT": "f32",
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "PERF_COUNT": True,
-    }
-    request = core.compile_model(model, "CPU", settings).create_infer_request()
-    taken = []  # type: List[Tuple[str, str, float]]
-    for number in range(count):
-        request.infer(dict(enumerate(samples[number % len(samples)])))
-        for info in request.profiling_info:
-            if "NOT_RUN" not in str(info.status):
-                kind = "%s (%s)" % (info.node_type, info.exec_type)
-                taken.append((info.node_name, kind, info.real_time.total_seconds() * 1e3))
-    return _operators(taken, count)
-
-
-def profile_ncnn(path: str, threads: int, samples: List[List[Any]], count: int) -> List[Dict[str, Any]]:
-    """Layer times of ncnn, whose extractor computes no more than the blob that is asked for: one by one, in order."""
-    ncnn = __import__("ncnn")  # type: Any  # compiled: checkers cannot read it
-
-    layers = _ncnn_layers(path)
-    inputs = _ncnn_inputs(layers)
-    net = _ncnn_net(path, {kind for kind, _, _, _ in layers}, threads)
-    taken = []  # type: List[Tuple[str, str, float]]
-    for number in range(count):
-        with net.create_extractor() as extractor:
-            extractor.set_light_mode(False)  # else blobs are forgotten, and computed again, once they were read
-            for spec, value in zip(inputs, samples[number % len(samples)]):
-                extractor.input(spec["name"], ncnn.Mat(value[0]).clone())
-            for kind, _, above, _ in layers:
-                before = time.perf_counter()
-                code, _blob = extractor.extract(above[0], 1)  # 1: as the next layer gets it, without conversions
-                if kind != "Input" and code == 0:
-                    taken.append((above[0], kind, (time.perf_counter() - before) * 1e3))
-    return _operators(taken, count)
-
-
-PROFILERS = {"onnxruntime": profile_onnxruntime, "openvino": profile_openvino, "ncnn": profile_ncnn}
-
-
-def _operators(taken: List[Tuple[str, str, float]], count: int) -> List[Dict[str, Any]]:
+def operators(taken: List[Tuple[str, str, float]], count: int) -> List[Dict[str, Any]]:
     """Per operator: milliseconds an inference, in the mean and at least; an operator in a loop runs more than once."""
     times = {}  # type: Dict[Tuple[str, str], List[float]]
     for name, kind, ms in taken:
@@ -729,11 +391,12 @@ def _operators(taken: List[Tuple[str, str, float]], count: int) -> List[Dict[str
     ]
 
 
-def _profile(runtime: str, path: str, threads: int, samples: List[List[Any]], count: int) -> Dict[str, Any]:
+def _profile(opener: ModuleType, arguments: argparse.Namespace, samples: List[List[Any]]) -> Dict[str, Any]:
     """Where the time goes: operators in order, milliseconds an inference, share of their sum."""
-    if runtime not in PROFILERS:
-        return {"operators": None, "reason": "%s's Python package has no profiler" % runtime}
-    rows = PROFILERS[runtime](path, threads, samples, count)
+    if "profile" not in vars(opener):
+        return {"operators": None, "reason": "%s's Python package has no profiler" % arguments.runtime}
+    count = arguments.profile
+    rows = opener.profile(_myself(), arguments.runtime, arguments.model, arguments.threads, samples, count)
     total = sum(row["ms"] for row in rows)
     for row in rows:
         row["share"] = row["ms"] / total if total else 0.0
@@ -787,7 +450,9 @@ def main(argv: Optional[List[str]] = None) -> int:
     """Parse the arguments, run, print the document; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--runtime", required=True, choices=sorted(OPENERS))
+    parser.add_argument("--opener", required=True, help="the runtime file of the model's format")
+    parser.add_argument("--runtime", required=True, help="one of the opener's RUNTIMES")
+    parser.add_argument("--companion", action="append", default=[], help="a file beside the model with its weights")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--inputs", help=".npz, first axis of every array: samples")
     parser.add_argument("--outputs", help=".npz to write, one row a sample")
@@ -801,7 +466,11 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument("--mark", type=int, default=0, help="mark so many inferences for a counting emulator")
     arguments = parser.parse_args(argv)
     try:
-        document = measure(arguments)
+        opener = load_opener(arguments.opener)
+        if arguments.runtime not in opener.RUNTIMES:
+            known = ", ".join(sorted(opener.RUNTIMES))
+            parser.error("--runtime: invalid choice: %r (choose from %s)" % (arguments.runtime, known))
+        document = measure(arguments, opener)
     except Refused as refused:
         code, message = refused.args
         print(json.dumps({"schema": SCHEMA, "error": {"code": code, "message": message}}))
@@ -810,20 +479,24 @@ def main(argv: Optional[List[str]] = None) -> int:
     return 0
 
 
-def _opener(arguments: argparse.Namespace) -> Callable[..., Session]:
+def _myself() -> ModuleType:
+    """This module, whatever it is called here: what openers are handed."""
+    return sys.modules[__name__]
+
+
+def _opening(opener: ModuleType, arguments: argparse.Namespace) -> Callable[[], Session]:
     """What opens the file, with what it must know of the inputs and kernels."""
-    opener = OPENERS[arguments.runtime][0]
-    if arguments.reference_kernels:
-        if arguments.runtime not in ("tflite-runtime", "litert"):
-            raise Refused("kernels", "%s has no reference kernels" % arguments.runtime)
-        opener = functools.partial(opener, reference=True)
-    return functools.partial(opener, given=_shapes_in(arguments.inputs)) if arguments.inputs else opener
+    if arguments.reference_kernels and "open_reference" not in vars(opener):
+        raise Refused("kernels", "%s has no reference kernels" % arguments.runtime)
+    given = shapes_in(arguments.inputs) if arguments.inputs else None
+    opens = opener.open_reference if arguments.reference_kernels else opener.open
+    return functools.partial(opens, _myself(), arguments.runtime, arguments.model, arguments.threads, given)
 
 
-def measure(arguments: argparse.Namespace) -> Dict[str, Any]:
+def measure(arguments: argparse.Namespace, opener: ModuleType) -> Dict[str, Any]:
     """One process's whole life with a model, stage by stage."""
-    _, module, distribution = OPENERS[arguments.runtime]
-    opener = _opener(arguments)
+    module, distribution = opener.RUNTIMES[arguments.runtime]
+    opens = _opening(opener, arguments)
     _pin(arguments.affinity)
     marks = Marks(arguments.mark)
     memory = {"baseline": _memory_bytes()["now"]}
@@ -831,11 +504,11 @@ def measure(arguments: argparse.Namespace) -> Dict[str, Any]:
     import_ms = _import(module, arguments.runtime)
     memory["after_import"] = _memory_bytes()["now"]
     marks.stage()
-    page_cache = _drop_page_cache(arguments.model)
-    session, load_cold_ms = _open(opener, arguments.model, arguments.threads)
+    page_cache = _drop_page_cache([arguments.model, *arguments.companion])
+    session, load_cold_ms = _open(opens)
     memory["after_load"] = _memory_bytes()["now"]
     marks.stage()
-    feeds = _load_inputs(arguments.inputs, session) if arguments.inputs else _random_feed(session)
+    feeds = load_inputs(arguments.inputs, session) if arguments.inputs else _random_feed(session)
     samples = feeds.every
     started = time.perf_counter()
     try:
@@ -883,11 +556,9 @@ def measure(arguments: argparse.Namespace) -> Dict[str, Any]:
     memory["peak"] = _memory_bytes()["peak"]  # before the second load, which would be counted twice
     document["memory_bytes"] = memory
     del session
-    document["load_warm_ms"] = _open(opener, arguments.model, arguments.threads)[1]
+    document["load_warm_ms"] = _open(opens)[1]
     if arguments.profile > 0:
-        document["profile"] = _profile(
-            arguments.runtime, arguments.model, arguments.threads, samples, arguments.profile
-        )
+        document["profile"] = _profile(opener, arguments, samples)
     return document
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from edgedistill import agent
     from edgedistill.events import Events
     from edgedistill.types import (
         AgentAnswer,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         Operator,
         Precision,
         QuantizationScheme,
+        Runtime,
         Signature,
         TracedTensor,
         TrainedRange,
@@ -41,7 +43,8 @@ class Exporter(Protocol):
     Attributes:
         REQUIRES: import names of the libraries it needs.
         TOOLS: distributions whose versions decide what it writes (part of the stage's key).
-        RUNTIMES: agent runtimes that open its files -> import name of the runtime.
+        OPENER: the runtime file (`Opener`) that is sent beside the agent and opens its files there.
+        RUNTIMES: the opener's: runtimes that open its files -> (module, distribution).
         PRECISIONS: what it can write.
         SUFFIX: ending of the main file, `.onnx`.
         RUNNER: (file name in the bundle, path of the stand-alone script that runs such a file).
@@ -49,7 +52,8 @@ class Exporter(Protocol):
 
     REQUIRES: tuple[str, ...]
     TOOLS: tuple[str, ...]
-    RUNTIMES: Mapping[str, str]
+    OPENER: Path
+    RUNTIMES: Mapping[str, tuple[str, str]]
     PRECISIONS: tuple[Precision, ...]
     SUFFIX: str
     RUNNER: tuple[str, Path]
@@ -98,6 +102,55 @@ class Exporter(Protocol):
 
     def count_macs(self, artifact: Artifact) -> MacCount:
         """MACs of one inference at batch 1, and how many of them run on 8-bit integers."""
+        ...
+
+
+class Opener(Protocol):
+    """A format's runtime file: opens its files wherever the agent runs, which loads it by its path.
+
+    It stands alone as the agent does: Python 3.8, the standard library, numpy and, imported inside its functions, one
+    of its runtimes; nothing of EdgeDistill, since the agent hands itself in. Besides, it may have
+
+    - `open_reference(agent, runtime, path, threads, given)`: `open` with the runtime's plain reference kernels;
+    - `profile(agent, runtime, path, threads, samples, count)`: the rows of `agent.operators`, over so many inferences
+      of the samples (each the arrays of one inference, in the order of the inputs).
+
+    Attributes:
+        RUNTIMES: runtime -> (the module to import, the distribution whose version counts).
+    """
+
+    RUNTIMES: dict[str, tuple[str, str]]
+
+    def open(
+        self, agent: Agent, runtime: str, path: str, threads: int, given: dict[str, agent.Given] | None
+    ) -> agent.Session:
+        """Open a file; any error means that the runtime refuses it. `given`: input -> shape of one sample, if known."""
+        ...
+
+
+class Agent(Protocol):
+    """What the agent has for an opener.
+
+    Attributes:
+        Session: a model opened: its inputs and outputs (rows of name, shape, dtype and perhaps quantization), what runs
+            one inference (arrays in, arrays out), facts for the document, and perhaps the runtime's own clock.
+    """
+
+    @property
+    def Session(self) -> type[agent.Session]:  # noqa: N802 - a class of the agent
+        """See above."""
+        ...
+
+    def sized(self, name: str, shape: list[Any], dtype: str, sample: agent.Given | None) -> dict[str, Any]:
+        """An input's row; its axes without a size get the sample's, the first one 1, others are told as `unsized`."""
+        ...
+
+    def samples_of(self, names: list[str], given: dict[str, agent.Given] | None) -> list[agent.Given | None]:
+        """The shape of a sample for each input, by name, else by order."""
+        ...
+
+    def operators(self, taken: list[tuple[str, str, float]], count: int) -> list[dict[str, Any]]:
+        """Rows of a profile, out of (name, type, milliseconds) of every time that an operator ran."""
         ...
 
 
@@ -166,6 +219,17 @@ class HasReference(Protocol):
         ...
 
 
+class HasCompanions(Protocol):
+    """An exporter of files whose weights stand in others beside them."""
+
+    def companions(self, path: Path) -> tuple[Path, ...]:
+        """Those files, in the folder of `path` or below, as far as it can be read.
+
+        One that is not there is told before anything opens the file: leave out what `inventory` tells better.
+        """
+        ...
+
+
 class Device(Protocol):
     """A place where artifacts run.
 
@@ -199,16 +263,23 @@ class Lists(Protocol):
 class HasRuntimes(Protocol):
     """A device plug-in whose devices have runtimes of their own; others have those of this machine."""
 
-    def runtimes(self, device_id: str) -> dict[str, str]:
-        """The agent's runtimes on a device, and their versions."""
+    def runtimes(self, device_id: str, known: Mapping[str, Runtime]) -> dict[str, str]:
+        """The runtimes on a device, out of those that exporters bring (`known`), and their versions."""
         ...
 
 
 class Installs(Protocol):
     """A device plug-in that can install runtimes on its devices."""
 
-    def bootstrap(self, device_id: str, wanted: Sequence[str], wheels: Path | None, events: Events) -> Json:
-        """Install runtimes; `id`, `python`, `venv`, `versions`."""
+    def bootstrap(
+        self,
+        device_id: str,
+        wanted: Sequence[str],
+        wheels: Path | None,
+        known: Mapping[str, Runtime],
+        events: Events,
+    ) -> Json:
+        """Install runtimes, out of those that exporters bring (`known`); `id`, `python`, `venv`, `versions`."""
         ...
 
 
@@ -255,16 +326,21 @@ class Predicts(Protocol):
         precision: str | None,
         predictor: str | None,
         residual: float | None,
+        companions: tuple[Path, ...],
+        known: Mapping[str, Runtime],
         events: Events,
     ) -> Json:
-        """A file's latency and memory on profiles (none named: on all): `predictions` and `refused`."""
+        """A file's latency and memory on profiles (none named: on all): `predictions` and `refused`.
+
+        `companions` hold its weights beside it; `known` are the runtimes that exporters bring.
+        """
         ...
 
 
 class CorrectsByHost(Protocol):
     """A predicting plug-in whose predictions a measurement on this machine can correct."""
 
-    def host_runnable(self, path: Path) -> tuple[str, Path, dict[str, tuple[int, ...]]]:
+    def host_runnable(self, path: Path, companions: tuple[Path, ...]) -> tuple[str, Path, dict[str, tuple[int, ...]]]:
         """The runtime to measure in, the file that it opens, and its inputs' shapes."""
         ...
 
@@ -322,7 +398,7 @@ class Benchmark(Protocol):
 REQUIRED: dict[Shelf, type] = {"exporters": Exporter, "devices": Device, "benchmarks": Benchmark}
 """What every plug-in of a shelf has."""
 CAPABILITIES: dict[Shelf, tuple[type, ...]] = {
-    "exporters": (TrainsRanges, TellsOperators, ShowsTensors, KeepsMetadata, HasReference),
+    "exporters": (TrainsRanges, TellsOperators, ShowsTensors, KeepsMetadata, HasReference, HasCompanions),
     "devices": (Lists, HasRuntimes, Installs, SetsUp, Predicts, CorrectsByHost, Calibrates, ShowsEvidence),
     "benchmarks": (),
 }

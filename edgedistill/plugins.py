@@ -14,9 +14,10 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from edgedistill.contracts import CAPABILITIES, REQUIRED, Device, Exporter, HasRuntimes, Lists
+from edgedistill.agent import load_opener
+from edgedistill.contracts import CAPABILITIES, REQUIRED, Device, Exporter, HasRuntimes, Lists, Opener
 from edgedistill.errors import PluginError, nearest
-from edgedistill.types import Traits
+from edgedistill.types import Runtime, Traits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,9 +39,14 @@ def plugin_names(shelf: Shelf) -> list[str]:
     return sorted(_entries(shelf))
 
 
+def installed(module: str) -> bool:
+    """Whether a module, or for `a.b` the package `a`, can be imported here; nothing is."""
+    return importlib.util.find_spec(module.partition(".")[0]) is not None
+
+
 def missing_requirements(plugin: Any) -> list[str]:
     """Import names in REQUIRES that are not installed."""
-    return [name for name in plugin.REQUIRES if importlib.util.find_spec(name) is None]
+    return [name for name in plugin.REQUIRES if not installed(name)]
 
 
 def find_plugin(shelf: Shelf, name: str) -> Any:
@@ -86,8 +92,7 @@ def require_contract(shelf: Shelf, name: str, plugin: Any) -> None:
     """
     wanted = REQUIRED[shelf]
     faults = _faults(plugin, wanted)
-    if not faults and hasattr(plugin, "TRAITS") and not isinstance(plugin.TRAITS, Traits):
-        faults = [f"TRAITS is a {type(plugin.TRAITS).__name__}, not edgedistill.types.Traits"]
+    faults = faults or _further_faults(shelf, plugin)
     for capability in CAPABILITIES[shelf]:
         if not faults and any(hasattr(plugin, verb) for verb in _names(capability)):
             wanted, faults = capability, _faults(plugin, capability)
@@ -212,7 +217,16 @@ def list_devices(plugin: Device) -> list[DeviceInfo]:
 def device_runtimes(device_id: str) -> dict[str, str] | None:
     """Runtimes on a device and their versions; None where they are this machine's."""
     own = offers(load_device(device_id), HasRuntimes)
-    return None if own is None else dict(own.runtimes(device_id))
+    return None if own is None else dict(own.runtimes(device_id, known_runtimes()))
+
+
+def known_runtimes() -> dict[str, Runtime]:
+    """Every runtime that an exporter brings, by name."""
+    return {
+        name: Runtime(module, distribution, exporter.OPENER)
+        for exporter in find_exporters().values()
+        for name, (module, distribution) in exporter.RUNTIMES.items()
+    }
 
 
 def _names(contract: type) -> tuple[str, ...]:
@@ -234,6 +248,23 @@ def _faults(plugin: Any, contract: type) -> list[str]:
             told = _mismatch(getattr(plugin, verb), wanted)
             faults += [f"{verb}{told}"] if told else []
     return faults
+
+
+def _further_faults(shelf: Shelf, plugin: Any) -> list[str]:
+    """What names and parameters do not tell."""
+    if shelf == "devices" and not isinstance(plugin.TRAITS, Traits):
+        return [f"TRAITS is a {type(plugin.TRAITS).__name__}, not edgedistill.types.Traits"]
+    return _opener_faults(plugin) if shelf == "exporters" else []
+
+
+def _opener_faults(exporter: Exporter) -> list[str]:
+    """Of its runtime file, which is loaded for it; runtimes are imported inside its functions."""
+    try:
+        opener = load_opener(str(exporter.OPENER))
+    except Exception as error:  # noqa: BLE001 - whatever a foreign file does when it is loaded
+        return [f"OPENER cannot be loaded: {type(error).__name__}: {error}"]
+    faults = [f"OPENER: {fault}" for fault in _faults(opener, Opener)]
+    return faults or ([] if opener.RUNTIMES == exporter.RUNTIMES else ["RUNTIMES are not those of its OPENER"])
 
 
 def _mismatch(given: Any, wanted: inspect.Signature) -> str:

@@ -175,7 +175,7 @@ class Artifact:
     """A file (with companions, where the format has them) that a runtime opens.
 
     `size_bytes` counts every file; `sha256` is that of `path`, and `companions` maps each other
-    file's name to its own digest.
+    file's name, from the folder of `path` on, to its own digest.
     """
 
     model: str
@@ -196,7 +196,7 @@ class Artifact:
     @property
     def files(self) -> tuple[Path, ...]:
         """The main file first, then its companions."""
-        return (self.path, *(self.path.with_name(name) for name in self.companions))
+        return (self.path, *(self.path.parent / name for name in self.companions))
 
     @classmethod
     def of_files(  # what an exporter knows once the file is written
@@ -219,7 +219,7 @@ class Artifact:
             sha256=file_sha256(path),
             size_bytes=sum(p.stat().st_size for p in (path, *companions)),
             signature=signature,
-            companions={p.name: file_sha256(p) for p in companions},
+            companions={p.relative_to(path.parent).as_posix(): file_sha256(p) for p in companions},
             producer=producer or {},
         )
 
@@ -394,14 +394,14 @@ class Traits:
         source: what its figures are. Only where they are measured is anything timed.
         computes: whether the agent runs there, so that there are outputs; benchmark programs alone tell only times.
         runtimes: those it has, where it has not all of this machine's; None: no such limit.
-        own_runtimes: format -> runtimes that no exporter names.
+        own_openers: format -> the runtime file that opens its files there, in runtimes that no exporter names.
         references: runtimes of this machine that outputs of its own runtimes are compared with, the best first.
     """
 
     source: Source
     computes: bool = True
     runtimes: tuple[str, ...] | None = None
-    own_runtimes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    own_openers: Mapping[str, Path] = field(default_factory=dict)
     references: tuple[str, ...] = ()
 
 
@@ -453,9 +453,19 @@ class TracedTensor:
 
 
 @dataclass(frozen=True)
+class Runtime:
+    """A runtime of a format: the module to import, the distribution whose version counts, the file that opens it."""
+
+    module: str
+    distribution: str
+    opener: Path
+
+
+@dataclass(frozen=True)
 class AgentCall:
     """One process of the agent: open `artifact` in `runtime`, and measure or compute.
 
+    `opener` is the runtime file that has this runtime, `companions` hold the artifact's weights beside it.
     `inputs` is an `.npz` of model-ready arrays (first axis: samples); `outputs` names the `.npz` to
     write, one row a sample, or None. Latency is measured when `min_queries` is positive. `affinity` are
     the cores to run on (none: any), `profile` the inferences over which operators are timed (0: not),
@@ -465,6 +475,8 @@ class AgentCall:
 
     artifact: Path
     runtime: str
+    opener: Path
+    companions: tuple[Path, ...] = ()
     threads: int = 1
     inputs: Path | None = None
     outputs: Path | None = None
@@ -476,6 +488,11 @@ class AgentCall:
     profile: int = 0
     sustained_min: float = 0.0
     reference_kernels: bool = False
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The artifact, and those of its companions that are there."""
+        return (self.artifact, *(file for file in self.companions if file.is_file()))
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,8 @@ def run_guest(layout: Layout, target: Target, job: AgentCall, outputs: Path) -> 
         out = Path(folder) / "counts"
         caches = [f"l{n}={kib}:{ways}" for n, (kib, ways) in enumerate(target.core.caches, 1) if target.caches]
         command = command_of(layout, target.scheme, target.core, [f"out={out}", *caches])
-        command += [str(Path(edgedistill.agent.__file__)), str(job.artifact.absolute()), "--runtime", job.runtime]
+        command += [edgedistill.agent.__file__, str(job.artifact.absolute())]
+        command += ["--opener", str(job.opener.absolute()), "--runtime", job.runtime]
         command += ["--threads", "1", "--mark", str(INFERENCES), "--outputs", str(outputs.absolute())]
         command += ["--inputs", str(job.inputs.absolute())] if job.inputs is not None else []
         document = _answer(command, environment_of(layout, target.scheme), job, target)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import edgedistill.agent
-from edgedistill.companions import companions_of
 from edgedistill.types import file_sha256
 
 from .counts import Blocks
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 def key_of(layout: Layout, target: Target, job: AgentCall) -> str:
     """Digest of all that a run depends on: files, inputs, runtime (its version is pinned), core, agent, plug-in."""
-    files = [job.artifact, *companions_of(job.artifact), job.inputs, Path(edgedistill.agent.__file__)]
+    files = [job.artifact, *job.companions, job.inputs, Path(edgedistill.agent.__file__), job.opener]
     parts = [layout.digest, target.scheme, target.core.name, target.caches, job.runtime, INFERENCES]
     digests = [file_sha256(f) if f is not None and f.is_file() else None for f in files]
     return hashlib.sha256(json.dumps([*parts, *digests]).encode()).hexdigest()[:32]

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgedistill.companions import companions_of
 from edgedistill.errors import DeviceError, UsageError, nearest
 from edgedistill.types import file_sha256
 
@@ -155,10 +154,9 @@ def run_tool(
             got="none",
             fix="export the model with fixed shapes",
         ) from error
-    files = (job.artifact, *companions_of(job.artifact))
     with _host_lock(board, tell):
         programs = _push(board, {binary.name: binary, **{path.name: path for path in board.libraries}})
-        models = _push(board, {path.name: path for path in files if path.is_file()})
+        models = _push(board, {path.name: path for path in job.files})
         folder = f"{board.workdir}/run-{secrets.token_hex(4)}"
         try:
             code, output = _run(board, tool, job, folder, f"{programs}/{binary.name}", models)

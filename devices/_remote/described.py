@@ -17,11 +17,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from edgedistill.agent import OPENERS
 from edgedistill.errors import UsageError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
 FILE = "devices.toml"
 _PORTS = 65535
@@ -113,25 +112,25 @@ def config_files() -> list[Path]:
     return [path for path in (Path(FILE), home / "edgedistill" / FILE) if path.is_file()]
 
 
-def ssh_boards() -> dict[str, SshBoard]:
-    """Every board under `ssh`, by name.
+def ssh_boards(known: Collection[str] | None = None) -> dict[str, SshBoard]:
+    """Every board under `ssh`, by name; `known`: the runtimes that a board may name, None: that is not asked.
 
     Raises:
-        UsageError: a file is no TOML, or a key is unknown or of the wrong type.
+        UsageError: a file is no TOML, or a key is unknown or of the wrong type, or names an unknown runtime.
     """
-    return _boards("ssh", SshBoard)
+    return _boards("ssh", SshBoard, known)
 
 
 def adb_boards() -> dict[str, AdbBoard]:
     """Every device under `adb`, by serial; raises as `ssh_boards`."""
-    return _boards("adb", AdbBoard)
+    return _boards("adb", AdbBoard, None)
 
 
-def _boards(scheme: str, kind: type[_Described]) -> dict[str, _Described]:
+def _boards(scheme: str, kind: type[_Described], known: Collection[str] | None) -> dict[str, _Described]:
     found: dict[str, _Described] = {}
     for file in config_files():
         for name, keys in _read(file, scheme).items():
-            found.setdefault(name, _board(file, f"{scheme}.{name}", name, keys, kind))
+            found.setdefault(name, _board(file, f"{scheme}.{name}", name, keys, kind, known))
     return found
 
 
@@ -155,7 +154,9 @@ def _read(file: Path, scheme: str) -> Mapping[str, Any]:
     return table
 
 
-def _board(file: Path, where: str, name: str, keys: Any, kind: type[_Described]) -> _Described:
+def _board(
+    file: Path, where: str, name: str, keys: Any, kind: type[_Described], runtimes: Collection[str] | None
+) -> _Described:
     if not isinstance(keys, dict):
         raise _wrong(file, where, f"a table [{where}]", repr(keys))
     known = {one.name: str(one.type) for one in fields(kind) if one.name != "name"}
@@ -165,8 +166,8 @@ def _board(file: Path, where: str, name: str, keys: Any, kind: type[_Described])
             raise _wrong(file, f"{where}.{key}", nearest(key, known), "an unknown key")
         values[key] = _value(file, f"{where}.{key}", known[key], value)
     for runtime in values.get("runtimes", ()):
-        if runtime not in OPENERS:
-            raise _wrong(file, f"{where}.runtimes", nearest(runtime, OPENERS), repr(runtime))
+        if runtimes is not None and runtime not in runtimes:
+            raise _wrong(file, f"{where}.runtimes", nearest(runtime, runtimes), repr(runtime))
     if kind is AdbBoard and not re.fullmatch(r"/[\w./-]+", values.get("workdir", "/ok")):
         raise _wrong(
             file, f"{where}.workdir", "a path from / on, of letters, digits, . _ and -", repr(values["workdir"])
@@ -210,14 +211,14 @@ def _wrong(file: Path, key: str, expected: str, got: str) -> UsageError:
     )
 
 
-def find_ssh_board(device_id: str) -> SshBoard:
-    """The board of `ssh:NAME`: described in devices.toml, or a Host of the ssh config.
+def find_ssh_board(device_id: str, known: Collection[str] | None = None) -> SshBoard:
+    """The board of `ssh:NAME`: described in devices.toml, or a Host of the ssh config; `known` as in `ssh_boards`.
 
     Raises:
         UsageError: nobody knows the name, or devices.toml is wrong.
     """
     name = device_id.partition(":")[2]
-    described = ssh_boards()
+    described = ssh_boards(known)
     if name in described:
         return described[name]
     hosts = ssh_hosts()

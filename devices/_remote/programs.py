@@ -15,6 +15,8 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .._param import input_shapes, layers_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -203,17 +205,13 @@ def ncnn_shape(param: Path) -> str:
     """The inputs of a .param file as benchncnn takes them: [w,h,c] each.
 
     Raises:
-        ValueError: an Input layer does not tell its shape.
+        ValueError: an Input layer does not tell its shape, or this is no whole .param file.
     """
     shapes = []
-    for line in param.read_text(encoding="ascii").splitlines():
-        words = line.split()
-        if words and words[0] == "Input":
-            settings = dict(word.split("=", 1) for word in words[4 + int(words[3]) :])
-            sizes = [settings[key] for key in ("0", "1", "11", "2") if int(settings.get(key, "0")) > 0]
-            if not sizes:
-                raise ValueError(f"{param} does not tell the shape of its input {words[1]}")
-            shapes.append(f"[{','.join(sizes)}]")
+    for name, shape in input_shapes(layers_of(param)).items():
+        if shape is None:
+            raise ValueError(f"{param} does not tell the shape of its input {name}")
+        shapes.append(f"[{','.join(map(str, reversed(shape)))}]")
     return ",".join(shapes)
 
 

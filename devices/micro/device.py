@@ -14,6 +14,7 @@ from edgedistill.types import AgentAnswer, DeviceInfo, Source, Traits
 
 from .. import local
 from .boards import BOARDS, read_board
+from .runtime import RUNTIMES
 
 if TYPE_CHECKING:
     from edgedistill.types import AgentCall, Json
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 
 REQUIRES = ("tflite_micro",)
 SCHEME = "micro"
-RUNTIMES = ("tflite-micro",)
+OPENER = Path(__file__).with_name("runtime.py")
 TRAITS = Traits(
     Source.EMULATED,
-    runtimes=RUNTIMES,
-    own_runtimes={"tflite": RUNTIMES},
+    runtimes=tuple(RUNTIMES),
+    own_openers={"tflite": OPENER},
     references=("tflite-runtime", "litert"),  # the first one's reference kernels round as tflite-micro's do
 )
 INTERPRETER_BYTES = 16 * 1024
@@ -60,15 +61,15 @@ def run(device_id: str, job: AgentCall) -> AgentAnswer:
         raise UsageError(
             f"{device_id} runs TFLite files in tflite-micro with one thread",
             where=f"device: {device_id}",
-            expected=f"{RUNTIMES[0]}, 1 thread",
+            expected="tflite-micro, 1 thread",
             got=f"{job.runtime}, {job.threads} threads",
             fix="give a .tflite file, and leave the threads at 1",
         )
     untimed = replace(job, min_queries=0, profile=0, sustained_min=0.0)
     try:
-        found = local.run_agent(Path(__file__).with_name("agent.py"), untimed)
+        found = local.run_agent(untimed)
     except ArtifactError as error:
-        if "tflite-micro has no" in error.message:  # as the agent.py says it
+        if "tflite-micro has no" in error.message:  # as runtime.py says it
             error.fix = "build the model of other operators, or choose another runtime"
         raise
     document = {key: found[key] for key in _KEPT if key in found}

@@ -12,11 +12,11 @@ from .answer import choose
 from .graphs.read import RUNTIME_OF, runnable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from edgedistill.events import Events
-    from edgedistill.types import Array
+    from edgedistill.types import Array, Runtime
 
     from .answer import Choice
     from .graphs.graph import Graph
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 class Counts:
     """A file's counts by runtime and core: each is made once, and so is a failure."""
 
-    def __init__(self, path: Path, graph: Graph, events: Events) -> None:
-        self.path, self.graph, self.events = path, graph, events
+    def __init__(self, files: tuple[Path, ...], graph: Graph, known: Mapping[str, Runtime], events: Events) -> None:
+        self.files, self.path, self.graph = files, files[0], graph
+        self.openers, self.events = {name: one.opener for name, one in known.items()}, events
         self.known: dict[tuple[str, str], Array | ArtifactError] = {}
         self.expected = 1
 
@@ -62,8 +63,9 @@ class Counts:
     def _made(self, runtime: str, core: str) -> Array:
         from .emulate import counted
 
-        file, shapes = runnable(self.path, runtime)
-        return counted(file, {"tflite": "litert"}.get(runtime, runtime), core, shapes)
+        files, shapes = runnable(self.files, runtime)
+        name = {"tflite": "litert"}.get(runtime, runtime)
+        return counted(files, name, self.openers[name], core, shapes)
 
 
 def counted_for(

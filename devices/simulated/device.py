@@ -15,11 +15,11 @@ from .counting import Counts, counted_for
 from .graphs.read import RUNTIME_OF, read_graph, runnable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from edgedistill.events import Events
-    from edgedistill.types import AgentAnswer, AgentCall, Json
+    from edgedistill.types import AgentAnswer, AgentCall, Json, Runtime
 
     from .answer import Choice
     from .profiles import Profile
@@ -109,6 +109,8 @@ def predict(
     precision: str | None = None,
     predictor: str | None = None,
     residual: float | None = None,
+    companions: tuple[Path, ...],
+    known: Mapping[str, Runtime],
     events: Events = QUIET,
 ) -> Json:
     """A file's latency and memory on simulated devices: `predictions`, fastest first, and `refused`, with reasons.
@@ -121,6 +123,8 @@ def predict(
         precision: `float` or `int8`; default: the file's own.
         predictor: `counts` or `graph`; default: counts where a profile has them and the emulator is installed.
         residual: measured over expected milliseconds of the file on this machine (`host_expected_ms`).
+        companions: files beside it that hold its weights.
+        known: runtimes that exporters bring, whose openers count.
         events: told before every emulated run.
 
     Raises:
@@ -135,7 +139,7 @@ def predict(
     told = precision or ("int8" if graph.quantized else "float")
     own = None if path.suffix == ".onnx" else RUNTIME_OF[path.suffix]
     digest, predictions, refused = file_sha256(path), [], []
-    counts = Counts(path, graph, events)
+    counts = Counts((path, *companions), graph, known, events)
     if predictor != "graph" and layout().lock.is_file():
         counts.expect(found, (runtime or own, threads, told))
     for profile in found:
@@ -176,7 +180,7 @@ def validation() -> Json:
     return found()
 
 
-def host_runnable(path: Path) -> tuple[str, Path, dict[str, tuple[int, ...]]]:
+def host_runnable(path: Path, companions: tuple[Path, ...]) -> tuple[str, Path, dict[str, tuple[int, ...]]]:
     """The runtime whose times correct predictions, the file that it opens, and its inputs' shapes, batch 1.
 
     Raises:
@@ -193,7 +197,8 @@ def host_runnable(path: Path) -> tuple[str, Path, dict[str, tuple[int, ...]]]:
             got=path.suffix,
             fix="leave --host out, or give the ONNX file that this one was made of",
         )
-    return RUNTIME, *runnable(path, RUNTIME)
+    (file, *_), shapes = runnable((path, *companions), RUNTIME)
+    return RUNTIME, file, shapes
 
 
 def host_expected_ms(machine: str) -> Callable[[Path], float]:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import edgedistill.agent
-from edgedistill.companions import companions_of
 from edgedistill.errors import ArtifactError
 from edgedistill.types import file_sha256
 
@@ -33,12 +32,15 @@ _VERSION = 2
 """Counted up when the features change their meaning."""
 
 
-def counted(path: Path, runtime: str, core: str, shapes: Mapping[str, tuple[int, ...]]) -> Array:
+def counted(
+    files: tuple[Path, ...], runtime: str, opener: Path, core: str, shapes: Mapping[str, tuple[int, ...]]
+) -> Array:
     """The count features of one inference on an emulated core, one thread.
 
     Args:
-        path: the file; for ncnn, its .bin lies beside it.
+        files: the file, and those beside it that hold its weights.
         runtime: that opens it in the guest.
+        opener: the runtime file that has it.
         core: whose instructions are counted, `cortex-a72`.
         shapes: input -> shape with a batch of 1 (ncnn files do not always tell).
 
@@ -48,17 +50,17 @@ def counted(path: Path, runtime: str, core: str, shapes: Mapping[str, tuple[int,
     """
     where = layout()
     where.require()
-    digests = [file_sha256(f) for f in (path, *companions_of(path), GUEST) if f.is_file()]
+    digests = [file_sha256(file) for file in (*files, GUEST, opener) if file.is_file()]
     parts = [_VERSION, where.digest, runtime, core, sorted(shapes.items()), digests]
     kept = where.base / "features" / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}.json"
     try:
         found = json.loads(kept.read_text(encoding="utf-8"))["features"]
         return np.array([found[name] for name in FEATURES], float)
     except (OSError, ValueError, KeyError):
-        features = _count(path, runtime, core, shapes)
+        features = _count(files[0], runtime, opener, core, shapes)
     kept.parent.mkdir(parents=True, exist_ok=True)
     document = {
-        "artifact": path.name,
+        "artifact": files[0].name,
         "runtime": runtime,
         "core": core,
         "features": dict(zip(FEATURES, features.tolist(), strict=True)),
@@ -69,13 +71,13 @@ def counted(path: Path, runtime: str, core: str, shapes: Mapping[str, tuple[int,
     return features
 
 
-def _count(path: Path, runtime: str, core: str, shapes: Mapping[str, tuple[int, ...]]) -> Array:
+def _count(path: Path, runtime: str, opener: Path, core: str, shapes: Mapping[str, tuple[int, ...]]) -> Array:
     where, target = layout(), CORES["arm"][core]
     with tempfile.TemporaryDirectory(prefix="edgedistill-predict-") as folder:
         out = Path(folder) / "counts"
         caches = [f"l{n}={kib}:{ways}" for n, (kib, ways) in enumerate((target.caches[0], LAST_LEVEL[core]), 1)]
         command = command_of(where, "arm", target, [f"out={out}", *caches])
-        command += [str(GUEST), str(Path(edgedistill.agent.__file__)), str(path.absolute()), runtime]
+        command += [str(GUEST), edgedistill.agent.__file__, str(opener.absolute()), str(path.absolute()), runtime]
         command.append(json.dumps({name: list(shape) for name, shape in shapes.items()}))
         try:
             done = subprocess.run(

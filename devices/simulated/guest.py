@@ -1,10 +1,10 @@
 """One warm inference and one that is counted. Runs alone in the emulated guest: the standard library, numpy, a runtime.
 
-    python guest.py AGENT MODEL RUNTIME SHAPES
+    python guest.py AGENT OPENER MODEL RUNTIME SHAPES
 
-AGENT is the path of edgedistill's agent, whose openers serve every runtime but ncnn: that one is opened as ncnn's own
-published benchmark opens it (half floats where the core has them, memory pools). SHAPES is JSON, input -> shape with
-its batch of 1.
+AGENT is the path of edgedistill's agent, OPENER that of the format's runtime file, which serves every runtime but ncnn:
+that one is opened as ncnn's own published benchmark opens it (half floats where the core has them, memory pools).
+SHAPES is JSON, input -> shape with its batch of 1.
 """
 
 import ctypes
@@ -62,19 +62,19 @@ def ncnn_runner(path: str, shapes: Dict[str, Any]) -> Tuple[Callable[[], None], 
     return run, (net, blobs, workspace)
 
 
-def agent_runner(agent: str, path: str, runtime: str) -> Tuple[Callable[[], Any], Any]:
+def agent_runner(agent: str, opener: str, path: str, runtime: str) -> Tuple[Callable[[], Any], Any]:
     """A function that runs any other file once."""
     sys.path.insert(0, os.path.dirname(agent))
     module: Any = importlib.import_module(os.path.basename(agent)[: -len(".py")])
-    session = module.OPENERS[runtime][0](path, 1)
+    session = module.load_opener(opener).open(module, runtime, path, 1, None)
     feed = [np.full([max(1, int(n)) for n in i["shape"]], 0.01, i["dtype"]) for i in session.inputs]
     return lambda: session.run(feed), session
 
 
-def main(agent: str, path: str, runtime: str, shapes: str) -> None:
+def main(agent: str, opener: str, path: str, runtime: str, shapes: str) -> None:
     """Warm up, mark, run, mark."""
     told: Dict[str, Any] = json.loads(shapes)
-    run, keep = ncnn_runner(path, told) if runtime == "ncnn" else agent_runner(agent, path, runtime)
+    run, keep = ncnn_runner(path, told) if runtime == "ncnn" else agent_runner(agent, opener, path, runtime)
     prctl = ctypes.CDLL(None).prctl
     gc.disable()
     run()

@@ -18,11 +18,9 @@ def described(path: Path) -> Artifact:
     Raises:
         UsageError: there is no file, its ending is unknown, or the file that holds its weights is not beside it.
     """
-    from edgedistill.companions import companions_of
-    from edgedistill.plugins import find_exporters
     from edgedistill.types import Artifact, Normalization, Precision, Signature
 
-    endings = {exporter.SUFFIX: name for name, exporter in find_exporters().items()}
+    endings = _endings()
     if path.suffix not in endings or not path.is_file():
         raise UsageError(
             f"{path} is not an artifact",
@@ -33,7 +31,7 @@ def described(path: Path) -> Artifact:
         )
     weights = companions_of(path)
     for companion in weights:
-        if path.suffix != ".onnx" and not companion.is_file():  # of ONNX the reader of its operators tells
+        if not companion.is_file():
             raise UsageError(
                 f"{companion.name} is not beside {path.name}",
                 where=str(path),
@@ -47,8 +45,25 @@ def described(path: Path) -> Artifact:
         fmt=endings[path.suffix],
         precision=Precision.FP32,
         signature=Signature((), (), Normalization((0.0,), (1.0,)), ()),
-        companions=tuple(companion for companion in weights if companion.is_file()),
+        companions=weights,
     )
+
+
+def companions_of(path: Path) -> tuple[Path, ...]:
+    """Files beside a file that hold its weights, as its format's exporter tells; none for an unknown ending."""
+    from edgedistill.contracts import HasCompanions
+    from edgedistill.plugins import find_exporters, offers
+
+    fmt = _endings().get(path.suffix)
+    teller = offers(find_exporters()[fmt], HasCompanions) if fmt is not None else None
+    return teller.companions(path) if teller is not None else ()
+
+
+def _endings() -> dict[str, str]:
+    """Ending of a main file -> its format."""
+    from edgedistill.plugins import find_exporters
+
+    return {exporter.SUFFIX: name for name, exporter in find_exporters().items()}
 
 
 def inventory_of(artifact: Artifact) -> Inventory:

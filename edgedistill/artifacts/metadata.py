@@ -46,7 +46,7 @@ def embedded(artifact: Artifact, origin: Origin) -> Artifact:
         artifact,
         sha256=file_sha256(artifact.path),
         size_bytes=sum(file.stat().st_size for file in artifact.files),
-        companions={name: file_sha256(artifact.path.with_name(name)) for name in artifact.companions},
+        companions={name: file_sha256(artifact.path.parent / name) for name in artifact.companions},
         producer=artifact.producer | ({"recipe": origin.recipe} if origin.recipe else {}),
     )
     file = {"name": written.path.name, "sha256": written.sha256, "companions": written.companions}

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from edgedistill.agent import load_opener
 from edgedistill.artifacts.agreement import against_reference
 from edgedistill.contracts import HasReference, HasRuntimes, Installs, TellsOperators
 from edgedistill.errors import ArtifactError, UsageError
-from edgedistill.plugins import device_runtimes, load_device, load_exporter, offers, traits_of
+from edgedistill.plugins import device_runtimes, installed, load_device, load_exporter, offers, traits_of
 from edgedistill.types import AgentCall, Array
 
 if TYPE_CHECKING:
@@ -46,9 +46,8 @@ def subjects(artifacts: Sequence[Artifact], runtimes: Collection[str] | None = N
     found = [
         Subject(artifact, runtime)
         for artifact in artifacts
-        for runtime, module in load_exporter(artifact.format).RUNTIMES.items()
-        if (importlib.util.find_spec(module) is not None if runtimes is None else runtime in runtimes)
-        and runtime not in refusals(artifact)
+        for runtime, (module, _) in load_exporter(artifact.format).RUNTIMES.items()
+        if (installed(module) if runtimes is None else runtime in runtimes) and runtime not in refusals(artifact)
     ]
     for artifact in artifacts:
         if refusals(artifact) and all(subject.artifact is not artifact for subject in found):
@@ -93,7 +92,7 @@ def subjects_on(device: str, artifacts: Sequence[Artifact]) -> list[Subject]:
     """
     traits, there = traits_of(device), device_runtimes(device)
     known: Sequence[str] | None = list(there) if there is not None else traits.runtimes
-    own = traits.own_runtimes
+    own = {fmt: load_opener(str(file)).RUNTIMES for fmt, file in traits.own_openers.items()}
     if own:
         every = [Subject(artifact, runtime) for artifact in artifacts for runtime in own.get(artifact.format, ())]
     else:
@@ -119,9 +118,16 @@ def _no_runtime(device: str, artifact: Artifact, known: Sequence[str]) -> UsageE
     )
 
 
+def call_for(subject: Subject, device: str = "cpu") -> AgentCall:
+    """The call that opens an artifact on a device, with all that must be there for it: `replace` asks for more."""
+    artifact = subject.artifact
+    opener = traits_of(device).own_openers.get(artifact.format) or load_exporter(artifact.format).OPENER
+    return AgentCall(artifact.path, subject.runtime, opener, artifact.files[1:])
+
+
 def compute(subject: Subject, inputs: Path, outputs: Path, device: str = "cpu") -> Array:
     """The artifact's first output for every sample of an .npz, as float32 (n, ...)."""
-    job = AgentCall(subject.artifact.path, subject.runtime, inputs=inputs, outputs=outputs, timeout_s=3600)
+    job = replace(call_for(subject, device), inputs=inputs, outputs=outputs, timeout_s=3600)
     load_device(device).run(device, job)
     with np.load(outputs, allow_pickle=False) as archive:
         return np.asarray(archive[archive.files[0]])
@@ -131,8 +137,9 @@ def compute_all(
     subject: Subject, inputs: Path, outputs: Path, device: str = "cpu", *, reference_kernels: bool = False
 ) -> dict[str, Array]:
     """All outputs of the artifact for every sample of an .npz, by the file's names, in the file's order."""
-    job = AgentCall(subject.artifact.path, subject.runtime, inputs=inputs, outputs=outputs, timeout_s=3600)
-    document = load_device(device).run(device, replace(job, reference_kernels=reference_kernels)).document
+    plain = call_for(subject, device)
+    job = replace(plain, inputs=inputs, outputs=outputs, timeout_s=3600, reference_kernels=reference_kernels)
+    document = load_device(device).run(device, job).document
     with np.load(outputs, allow_pickle=False) as archive:
         return {one["name"]: np.asarray(archive[one["name"]]) for one in document["outputs"]}
 
@@ -153,9 +160,7 @@ def generated(artifact: Artifact, path: Path, count: int = 32) -> Path:
     Raises:
         UsageError: the file leaves sizes open.
     """
-    subject = subjects([artifact])[0]
-    job = AgentCall(artifact.path, subject.runtime)
-    specs = load_device("cpu").run("cpu", job).document["inputs"]
+    specs = load_device("cpu").run("cpu", call_for(subjects([artifact])[0])).document["inputs"]
     rng = np.random.default_rng(0)
     np.savez(path, **{spec["name"]: _drawn(spec, count, rng) for spec in specs})
     return path

@@ -10,7 +10,15 @@ import typer
 from edgedistill.cli.common import Answer, command, console, require_folder, say, write
 from edgedistill.contracts import Installs
 from edgedistill.errors import UsageError
-from edgedistill.plugins import find_devices, list_devices, load_device, missing_requirements, offers, traits_of
+from edgedistill.plugins import (
+    find_devices,
+    known_runtimes,
+    list_devices,
+    load_device,
+    missing_requirements,
+    offers,
+    traits_of,
+)
 from edgedistill.types import Source
 
 if TYPE_CHECKING:
@@ -101,7 +109,7 @@ def bootstrap(
             got=repr(device),
             fix="name such a board",
         )
-    found = plugin.bootstrap(device, runtime or [], wheels, TerminalEvents())
+    found = plugin.bootstrap(device, runtime or [], wheels, known_runtimes(), TerminalEvents())
     return Answer({"bootstrap": found}, lambda: _show_bootstrap(found))
 
 

@@ -133,15 +133,23 @@ def _of_import(target: str, options: Options, given: Mapping[str, Array] | None)
 
 def _of_onnx(path: Path, options: Options, given: Mapping[str, Array] | None) -> Reference:
     """An ONNX file: its own answers are those of onnxruntime."""
-    from edgedistill.artifacts.running import compute_all, subjects
+    from edgedistill.artifacts.identify import companions_of
+    from edgedistill.artifacts.running import call_for, compute_all, subjects
     from edgedistill.plugins import load_device
-    from edgedistill.types import AgentCall, Artifact, Precision
+    from edgedistill.types import Artifact, Precision
 
     normalization = options.normalization
     blank = Signature((), (), normalization, options.labels)
-    artifact = Artifact.of_files(path, model="source", fmt="onnx", precision=Precision.FP32, signature=blank)
+    artifact = Artifact.of_files(
+        path,
+        model="source",
+        fmt="onnx",
+        precision=Precision.FP32,
+        signature=blank,
+        companions=companions_of(path),
+    )
     (subject,) = subjects([artifact])
-    taken = load_device("cpu").run("cpu", AgentCall(path, subject.runtime)).document["inputs"]
+    taken = load_device("cpu").run("cpu", call_for(subject)).document["inputs"]
     specs = [TensorSpec(one["name"], ("batch", *one["shape"][1:]), one["dtype"]) for one in taken]
     examples = _examples(specs, _SAMPLES, given, None)
     with tempfile.TemporaryDirectory() as folder:

@@ -6,18 +6,18 @@ No time is taken: an emulator's says nothing of a device's.
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgedistill.artifacts.running import compute_all, generated, subjects, subjects_on
+from edgedistill.artifacts.running import call_for, compute_all, generated, subjects, subjects_on
 from edgedistill.errors import ArtifactError, CoreError
 from edgedistill.measurement.measure import measurement_of
 from edgedistill.parity.compare import compare
 from edgedistill.plugins import load_device, traits_of
 from edgedistill.recipe.document import ParitySettings
-from edgedistill.types import AgentCall
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,9 +66,8 @@ def _emulate(subject: Subject, settings: Benchmark, inputs: Path | None) -> Json
     with tempfile.TemporaryDirectory() as folder:
         samples = inputs or generated(subject.artifact, Path(folder) / "inputs.npz", SAMPLES)
         outputs = Path(folder) / "emulated.npz"
-        job = AgentCall(
-            subject.artifact.path, subject.runtime, threads=settings.threads, inputs=samples, outputs=outputs
-        )
+        plain = call_for(subject, settings.device)
+        job = replace(plain, threads=settings.threads, inputs=samples, outputs=outputs)
         try:
             result = load_device(settings.device).run(settings.device, job)
         except (ArtifactError, CoreError) as error:

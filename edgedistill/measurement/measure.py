@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgedistill.artifacts.running import subjects_on
+from edgedistill.artifacts.running import call_for, subjects_on
 from edgedistill.errors import UsageError
 from edgedistill.plugins import load_benchmark, load_device, plugin_names
 from edgedistill.statistics.faster import Round, compare_rounds
-from edgedistill.types import AgentCall
 
 Samples = dict[str, Any]
 """Latencies of single inferences, nanoseconds, in the order of time: `artifact/runtime/round` -> array."""
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from edgedistill.artifacts.running import Subject
     from edgedistill.events import Events
     from edgedistill.recipe.document import Benchmark
-    from edgedistill.types import AgentAnswer, Array, Artifact, Json
+    from edgedistill.types import AgentAnswer, AgentCall, Array, Artifact, Json
 
 
 def measure(
@@ -87,9 +86,8 @@ def _run(
 
 
 def _job(subject: Subject, settings: Benchmark, inputs: Path | None) -> AgentCall:
-    return AgentCall(
-        subject.artifact.path,
-        subject.runtime,
+    return replace(
+        call_for(subject, settings.device),
         threads=settings.threads,
         inputs=inputs,
         min_queries=settings.min_queries,

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import csv
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgedistill.artifacts.identify import described
+from edgedistill.artifacts.running import Subject, call_for
 from edgedistill.contracts import Calibrates
 from edgedistill.errors import UsageError, nearest
 from edgedistill.models.reference import of_module
 from edgedistill.plugins import find_exporters, first_that, load_device, load_exporter
 from edgedistill.prediction.networks import FEW, SUITE, made
 from edgedistill.prediction.predict import simulator
-from edgedistill.types import AgentCall
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,13 +133,12 @@ def written(network: nn.Module, shape: tuple[int, ...], name: str, runtime: str,
 
 def measured(files: dict[str, Path], board: Board, device: str, events: Events) -> list[Timing]:
     """Every file in ROUNDS fresh processes, interleaved so that drift meets all alike."""
+    calls = {name: call_for(Subject(described(file), board.runtime), device) for name, file in files.items()}
     found: dict[str, list[float]] = {name: [] for name in files}
     order = [*files] * ROUNDS
     for number, name in enumerate(order):
         events.step(f"measure {name}", number, len(order))
-        job = AgentCall(
-            files[name], board.runtime, threads=board.threads, min_queries=_QUERIES, min_duration_s=_SECONDS
-        )
+        job = replace(calls[name], threads=board.threads, min_queries=_QUERIES, min_duration_s=_SECONDS)
         latencies = load_device(device).run(device, job).document["latency_ns"]
         found[name].append(float(np.quantile(latencies, 0.25)) / 1e6)
     return [Timing(files[name], name, tuple(rounds)) for name, rounds in found.items()]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgedistill.artifacts.identify import companions_of
 from edgedistill.contracts import Predicts
 from edgedistill.errors import UsageError
 from edgedistill.events import QUIET
-from edgedistill.plugins import first_that, traits_of
+from edgedistill.plugins import first_that, known_runtimes, traits_of
 from edgedistill.types import Precision, Source
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ def predict(
         precision=_arithmetic(precision),
         predictor="graph" if host else predictor,
         residual=measured["residual"] if measured else None,
+        companions=companions_of(artifact),
+        known=known_runtimes(),
         events=events,
     )
     found |= {"host": measured} if measured else {}

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from edgedistill.artifacts.identify import companions_of, described
+from edgedistill.artifacts.running import Subject, call_for
 from edgedistill.contracts import CorrectsByHost
 from edgedistill.errors import DeviceError
 from edgedistill.plugins import first_that, load_device
 from edgedistill.prediction.own_board import written
 from edgedistill.prediction.published import NETWORKS, SIDE
-from edgedistill.types import AgentCall
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from edgedistill.events import Events
-    from edgedistill.types import Json
+    from edgedistill.types import AgentCall, Json
 
 PROCESSES = 4
 """Of each network; every other one makes a repeat of its own."""
@@ -49,7 +51,7 @@ def measured_here(artifact: Path, events: Events) -> Json:
         ArtifactError: a file that cannot be converted.
     """
     correcting = first_that("devices", CorrectsByHost)
-    runtime, file, shapes = correcting.host_runnable(artifact)
+    runtime, file, shapes = correcting.host_runnable(artifact, companions_of(artifact))
     machine = load_device("cpu").describe("cpu").machine
     say = correcting.host_expected_ms(machine)
     with tempfile.TemporaryDirectory(prefix="edgedistill-host-") as folder:
@@ -58,8 +60,9 @@ def measured_here(artifact: Path, events: Events) -> Json:
             events.step(f"export {name}", number, len(NETWORKS))
             torch.manual_seed(0)
             files[name] = written(build().eval(), (3, SIDE, SIDE), name, runtime, Path(folder))
-        inputs = {artifact.name: _ones(shapes, Path(folder) / "inputs.npz")}
-        times = _timed(files, inputs, runtime, events)
+        calls = {name: _profiling(one, runtime) for name, one in files.items()}
+        calls[artifact.name] = replace(calls[artifact.name], inputs=_ones(shapes, Path(folder) / "inputs.npz"))
+        times = _timed(calls, events)
         references = {name: times[name][0] / say(files[name]) for name in NETWORKS}
     ms, repeats = times[artifact.name]
     expected = say(artifact) * float(np.median([*references.values()]))
@@ -73,24 +76,25 @@ def measured_here(artifact: Path, events: Events) -> Json:
     }
 
 
-def _timed(
-    files: dict[str, Path], inputs: dict[str, Path], runtime: str, events: Events
-) -> dict[str, tuple[float, list[float]]]:
-    """Each file's milliseconds, and its two repeats'; fresh processes, interleaved. `inputs`: .npz, else generated.
+def _profiling(file: Path, runtime: str) -> AgentCall:
+    return replace(call_for(Subject(described(file), runtime)), profile=_INFERENCES)
+
+
+def _timed(calls: Mapping[str, AgentCall], events: Events) -> dict[str, tuple[float, list[float]]]:
+    """Each file's milliseconds, and its two repeats'; fresh processes, interleaved.
 
     Those whose repeats disagree are measured again, and what was measured before still counts.
 
     Raises:
         DeviceError: two repeats disagree after TRIES times as many processes.
     """
-    layers: dict[str, list[dict[str, float]]] = {name: [] for name in files}
-    left = [*files]
+    layers: dict[str, list[dict[str, float]]] = {name: [] for name in calls}
+    left = [*calls]
     for _ in range(TRIES):
         order = left * PROCESSES
         for number, name in enumerate(order):
             events.step(f"measure {name} here", number, len(order))
-            job = AgentCall(files[name], runtime, inputs=inputs.get(name), profile=_INFERENCES)
-            rows = load_device("cpu").run("cpu", job).document["profile"]["operators"]
+            rows = load_device("cpu").run("cpu", calls[name]).document["profile"]["operators"]
             layers[name].append({row["name"]: row["least_ms"] for row in rows})
         left = [name for name in left if _apart(_repeats(layers[name]))]
     return {name: _agreed(name, found) for name, found in layers.items()}

@@ -45,8 +45,8 @@ def files_of(modules: Iterable[Module]) -> dict[str, Path]:
     reached: dict[str, Path] = {}
     for module in modules:
         reached |= _reached(module.__name__, module.__name__.partition(".")[0])
-        if hasattr(module, "__path__") or module.__name__.startswith(_SHELVES):
-            reached |= _folder(module)
+        if module.__name__.startswith(_SHELVES) or module.__name__.partition(".")[0] != _OURS:
+            reached |= _folder(module) | _opener(module)
     return reached
 
 
@@ -107,6 +107,12 @@ def _file_of(name: str) -> Path | None:
         return None
     places = (above.parent / f"{last}.py", above.parent / last / "__init__.py")
     return next((place for place in places if place.is_file()), None)
+
+
+def _opener(plugin: Module) -> dict[str, Path]:
+    """The runtime file of an exporter, which the agent loads by its path, wherever it stands."""
+    opener = vars(plugin).get("OPENER")
+    return {f"{plugin.__name__} opener": opener} if isinstance(opener, Path) else {}
 
 
 def _folder(plugin: Module) -> dict[str, Path]:

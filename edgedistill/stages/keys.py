@@ -35,8 +35,8 @@ def exporters_tools(work: Work) -> Json:
 
 def runtimes_tools(work: Work) -> Json:
     """Versions of what opens the files."""
-    modules = {m for fmt in work.recipe.export.formats for m in load_exporter(fmt).RUNTIMES.values()}
-    return versions(sorted({module.split(".")[0].replace("_", "-") for module in modules}))
+    formats = work.recipe.export.formats
+    return versions(sorted({name for fmt in formats for _, name in load_exporter(fmt).RUNTIMES.values()}))
 
 
 def origin_key(work: Work, *, quantized: bool) -> Json:

@@ -11,18 +11,19 @@ from edgedistill import agent
 from edgedistill.types import Check, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from edgedistill.types import Artifact
 
 
-def opens(artifact: Artifact, runtime: str) -> Check:
+def opens(artifact: Artifact, runtime: str, opener: Path) -> Check:
     """Whether a runtime opens the file and computes one inference, tried in a process of its own.
 
     tflite-runtime dies of a segmentation fault on a damaged file; the process that asks must not.
     """
     name = f"support:{artifact.id}:{runtime}"
-    command = [sys.executable, agent.__file__, str(artifact.path), "--runtime", runtime]
+    command = [sys.executable, agent.__file__, str(artifact.path), "--opener", str(opener), "--runtime", runtime]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return Check(name, State.PASS, f"{runtime} opens {artifact.path.name}")
@@ -36,10 +37,8 @@ def opens(artifact: Artifact, runtime: str) -> Check:
     return Check(name, State.FAIL, f"{runtime} refuses {artifact.path.name}: {told}")
 
 
-def supported(
-    artifact: Artifact, runtimes: Iterable[str], refusals: Callable[[Artifact], Mapping[str, str]]
-) -> list[Check]:
-    """For each runtime: refused by the operators of the file, or opened."""
+def supported(artifact: Artifact, opener: Path, refusals: Callable[[Artifact], Mapping[str, str]]) -> list[Check]:
+    """For each runtime of the opener: refused by the operators of the file, or opened."""
     try:
         refused = refusals(artifact)
     except Exception:  # noqa: BLE001 - a damaged or missing file has many errors of its reader; opening tells better
@@ -47,6 +46,6 @@ def supported(
     return [
         Check(f"support:{artifact.id}:{runtime}", State.FAIL, f"not for {runtime}: {refused[runtime]}")
         if runtime in refused
-        else opens(artifact, runtime)
-        for runtime in runtimes
+        else opens(artifact, runtime, opener)
+        for runtime in agent.load_opener(str(opener)).RUNTIMES
     ]

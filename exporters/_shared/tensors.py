@@ -19,6 +19,7 @@ from edgedistill.types import TracedTensor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edgedistill.contracts import Opener
     from edgedistill.types import Array, Artifact, Json
 
 TIMEOUT_S = 3600
@@ -53,10 +54,10 @@ class Trace:
         return tuple(sorted({number for key in keys for number in self._behind.get(key, ())}))
 
 
-def feed(path: str, runtime: str, inputs: str) -> tuple[agent.Session, list[Array]]:
+def feed(opener: Opener, path: str, runtime: str, inputs: str) -> tuple[agent.Session, list[Array]]:
     """The file opened as the agent opens it, and the first sample as it takes it."""
-    session = agent.OPENERS[runtime][0](path, 1, given=agent._shapes_in(inputs))  # noqa: SLF001 - one reader of samples
-    return session, agent._load_inputs(inputs, session).every[0]  # noqa: SLF001 - as above
+    session = opener.open(agent, runtime, path, 1, agent.shapes_in(inputs))
+    return session, agent.load_inputs(inputs, session).every[0]
 
 
 def traced(module: str, artifact: Artifact, runtime: str, inputs: Path) -> list[TracedTensor]:

@@ -10,14 +10,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgedistill import agent
 from edgedistill.errors import ModelError
 from edgedistill.types import Artifact, Check, MacCount, Precision, Signature, State, TensorSpec, file_sha256
 
 from .._shared.conversion import conversion
 from .._shared.opening import supported
+from . import runtime
 from .convert import named, pnnx, reshaped, sizes
-from .file import write
+from .file import companions, write
 from .from_onnx import of_onnx
 from .operators import refusals
 from .prove import agree, computed
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 REQUIRES = ("ncnn", "pnnx", "onnx", "onnxscript")
 TOOLS = ("torch", "ncnn", "pnnx", "onnx", "onnxscript")
-RUNTIMES = {"ncnn": "ncnn"}
+OPENER = Path(runtime.__file__)
 SUFFIX = ".param"
 RUNNER = ("run_ncnn.py", Path(__file__).with_name("runner.py"))
 
@@ -73,7 +73,7 @@ def _convert(origin: Origin, prepare: Callable[[Path], Path], folder: Path, path
     renamed |= {f"out{i}": key for i, key in enumerate(origin.expected)}
     layers = named(pnnx(source, sample), renamed, sizes(source, sample))
     write(path, layers)
-    got = computed(path, "ncnn", origin.inputs, folder)
+    got = computed(path, "ncnn", OPENER, origin.inputs, folder)
     for key, expected in origin.expected.items():
         if key not in got:
             raise ModelError(f"the converted file has no output {key}", where=key)
@@ -81,7 +81,7 @@ def _convert(origin: Origin, prepare: Callable[[Path], Path], folder: Path, path
         if got[key].shape[1:] != shape and shape:
             layers = reshaped(layers, key, shape)
     write(path, layers)
-    got = computed(path, "ncnn", origin.inputs, folder)
+    got = computed(path, "ncnn", OPENER, origin.inputs, folder)
     for key, expected in origin.expected.items():
         agree(expected, got[key], key, origin.runtime)
 
@@ -112,7 +112,7 @@ def _batch_of_one(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
 
 def _artifact(path: Path, name: str, signature: Signature, route: str) -> Artifact:
     """Described with the types that ncnn takes: 32-bit ids where they reach an embedding, else float."""
-    taken = {spec["name"]: spec["dtype"] for spec in agent._ncnn_inputs(agent._ncnn_layers(str(path)))}  # noqa: SLF001 - the reader of the format
+    taken = {spec["name"]: spec["dtype"] for spec in runtime.inputs_of(runtime.layers_of(str(path)))}
     inputs = tuple(
         TensorSpec(s.name, (1, *s.shape[1:]), taken.get(s.name, s.dtype), s.layout) for s in signature.inputs
     )
@@ -123,7 +123,7 @@ def _artifact(path: Path, name: str, signature: Signature, route: str) -> Artifa
         fmt="ncnn",
         precision=Precision.FP32,
         signature=Signature(inputs, outputs, signature.normalization, signature.labels),
-        companions=(path.with_suffix(".bin"),),
+        companions=companions(path),
         producer={"route": route},
     )
 
@@ -135,7 +135,7 @@ def check_support(artifact: Artifact) -> list[Check]:
         if not file.is_file() or file_sha256(file) != digest:
             reason = f"{name} is not the one that {artifact.path.name} was written with"
             return [Check(f"support:{artifact.id}:ncnn", State.FAIL, reason)]
-    return supported(artifact, RUNTIMES, refusals)
+    return supported(artifact, OPENER, refusals)
 
 
 def count_macs(artifact: Artifact) -> MacCount:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgedistill import agent
 from edgedistill.errors import ArtifactError
 
 from .layout import layout
+from .runtime import layers_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,6 +57,11 @@ class Layer:
     tensors: tuple[Tensor, ...] = ()
 
 
+def companions(path: Path) -> tuple[Path, ...]:
+    """The .bin that holds the weights of a .param."""
+    return (path.with_suffix(".bin"),)
+
+
 def read(path: Path) -> list[Layer]:
     """The layers of a float32 file with their tensors.
 
@@ -93,7 +98,7 @@ def graph(path: Path) -> list[Layer]:
         ArtifactError: the .param file is damaged or missing.
     """
     try:
-        told = agent._ncnn_layers(str(path))  # noqa: SLF001 - the reader of the format
+        told = layers_of(str(path))
         lines = [line.split() for line in path.read_text(encoding="ascii").splitlines() if line.strip()][2:]
         layers = [
             Layer(kind, line[1], tuple(below), tuple(above), settings)

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._shared import onnx_runtime
 from .._shared.conversion import conversion
 from .onnx_rewrite import plain, two_axes
 from .prove import computed
@@ -25,7 +26,7 @@ def of_onnx(model: Path, name: str, signature: Signature, examples: Mapping[str,
     """
     inputs = samples(signature, examples)
     with tempfile.TemporaryDirectory() as folder:
-        expected = computed(model, "onnxruntime", inputs, Path(folder))
+        expected = computed(model, "onnxruntime", Path(onnx_runtime.__file__), inputs, Path(folder))
     with conversion(name, "onnx"):
         fixed = _fixed(model, inputs, expected)
     routes = {

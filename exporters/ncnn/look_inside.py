@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgedistill import agent
 from edgedistill.errors import ArtifactError
 from edgedistill.types import State
 
 from .._shared.opening import opens
+from . import runtime
 from .file import graph
 
 if TYPE_CHECKING:
@@ -26,11 +27,11 @@ def opened(artifact: Artifact) -> Any:
     Raises:
         ArtifactError: ncnn refuses the file.
     """
-    check = opens(artifact, "ncnn")
+    check = opens(artifact, "ncnn", Path(runtime.__file__))
     if check.state is not State.PASS:
         raise _refused(artifact, check.reason)
     kinds = {layer.kind for layer in graph(artifact.path)}
-    net = agent._ncnn_net(str(artifact.path), kinds, 1)  # noqa: SLF001 - computed as the agent computes
+    net = runtime.loaded(str(artifact.path), kinds, 1)  # computed as the agent computes
     net.opt.lightmode = False  # keep what lies between
     return net
 
@@ -44,7 +45,7 @@ def blobs(
         ArtifactError: ncnn does not run a sample.
     """
     ncnn: Any = import_module("ncnn")  # a compiled module that type checkers cannot read
-    inputs = agent._ncnn_inputs(agent._ncnn_layers(str(artifact.path)))  # noqa: SLF001 - the reader of the format
+    inputs = runtime.inputs_of(runtime.layers_of(str(artifact.path)))
     wanted = list(dict.fromkeys(names))
     for sample in samples:
         found: dict[str, Array] = {}
@@ -66,7 +67,7 @@ def zeros(artifact: Artifact) -> dict[str, Array]:
     Raises:
         ArtifactError: the file does not tell the shape of an input.
     """
-    inputs = agent._ncnn_inputs(agent._ncnn_layers(str(artifact.path)))  # noqa: SLF001 - the reader of the format
+    inputs = runtime.inputs_of(runtime.layers_of(str(artifact.path)))
     for spec in inputs:
         if spec["shape"] is None:
             raise _refused(artifact, f"it does not tell the shape of {spec['name']}")

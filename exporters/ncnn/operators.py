@@ -6,10 +6,10 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from edgedistill import agent
 from edgedistill.types import Inventory, Operator
 
 from .._shared.replacements import replacement
+from .runtime import layers_of
 
 if TYPE_CHECKING:
     from edgedistill.types import Artifact
@@ -28,7 +28,7 @@ def inventory(artifact: Artifact) -> Inventory:
     """
     ncnn: Any = import_module("ncnn")  # a compiled module that type checkers cannot read
 
-    agent._ncnn_layers(str(artifact.path))  # noqa: SLF001 - the reader of the format: is it whole?
+    layers_of(str(artifact.path))  # is it whole?
     places: dict[str, list[str]] = {}
     lines = artifact.path.read_text(encoding="ascii").splitlines()
     count = int(lines[1].split()[0])

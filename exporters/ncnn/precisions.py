@@ -10,7 +10,7 @@ import numpy as np
 from edgedistill.errors import ModelError
 from edgedistill.types import Array, Artifact, Precision, QuantizationScheme
 
-from .file import Layer, Tensor, read, write
+from .file import Layer, Tensor, companions, read, write
 from .integers import FORMS, quantizable, to_integers
 from .ranges import SCHEMES, thresholds
 
@@ -71,7 +71,7 @@ def quantize(
         fmt="ncnn",
         precision=precision,
         signature=artifact.signature,
-        companions=(path.with_suffix(".bin"),),
+        companions=companions(path),
         producer={"parent": artifact.sha256, "scheme": chosen.name, "keep_float": list(chosen.keep_float)},
     )
 

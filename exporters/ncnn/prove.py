@@ -23,14 +23,14 @@ AGREEMENT = 1e-4
 _TIMEOUT_S = 600
 
 
-def computed(path: Path, runtime: str, inputs: Mapping[str, Array], folder: Path) -> dict[str, Array]:
-    """Outputs by name, for samples by name.
+def computed(path: Path, runtime: str, opener: Path, inputs: Mapping[str, Array], folder: Path) -> dict[str, Array]:
+    """Outputs by name, for samples by name; `opener`: the runtime file.
 
     Raises:
         ModelError: the runtime does not run the file.
     """
     np.savez(folder / "in.npz", **dict(inputs))
-    command = [sys.executable, agent.__file__, str(path), "--runtime", runtime]
+    command = [sys.executable, agent.__file__, str(path), "--opener", str(opener), "--runtime", runtime]
     command += ["--inputs", str(folder / "in.npz"), "--outputs", str(folder / "out.npz")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
     if done.returncode != 0:

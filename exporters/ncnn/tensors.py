@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgedistill import agent
 from edgedistill.types import TracedTensor
 
 from .._shared.tensors import Trace, feed, serve, traced
+from . import runtime as opener
 
 if TYPE_CHECKING:
     from edgedistill.types import Artifact
@@ -50,7 +50,7 @@ def tensors(artifact: Artifact, runtime: str, inputs: Path) -> list[TracedTensor
 
 def _trace(path: str, runtime: str, inputs: str) -> list[TracedTensor]:
     ncnn: Any = import_module("ncnn")  # a compiled module that type checkers cannot read
-    session, sample = feed(path, runtime, inputs)
+    session, sample = feed(opener, path, runtime, inputs)
     net = ncnn.Net()
     net.opt.num_threads = 1
     for flag, value in session.facts["in_force"].items():
@@ -58,7 +58,7 @@ def _trace(path: str, runtime: str, inputs: str) -> list[TracedTensor]:
     net.opt.lightmode = False  # which frees a blob once it was read
     if net.load_param(path) != 0 or net.load_model(str(Path(path).with_suffix(".bin"))) != 0:
         raise ValueError(f"ncnn cannot read {path}")
-    layers = agent._ncnn_layers(path)  # noqa: SLF001 - the reader of the format
+    layers = opener.layers_of(path)
     outputs = {spec["name"] for spec in session.outputs}
     trace = Trace()
     with net.create_extractor() as extractor:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgedistill.types import Artifact, Precision
 
+from .._shared import onnx_runtime
 from .._shared.conversion import conversion
 from .._shared.opening import supported
 from .._shared.torch_to_onnx import example, torch_to_onnx
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 REQUIRES = ("onnx", "onnxruntime", "onnxscript")
 TOOLS = ("torch", "onnx", "onnxruntime", "onnxscript")
-RUNTIMES = {"onnxruntime": "onnxruntime"}
+OPENER = Path(onnx_runtime.__file__)
 SUFFIX = ".onnx"
 RUNNER = ("run_onnxruntime.py", Path(__file__).with_name("runner.py"))
 
@@ -56,4 +57,4 @@ def _copy(source: Path, path: Path) -> None:
 
 def check_support(artifact: Artifact) -> list[Check]:
     """Open the file in onnxruntime, unless its operators or versions tell that it cannot."""
-    return supported(artifact, RUNTIMES, refusals)
+    return supported(artifact, OPENER, refusals)

@@ -9,6 +9,7 @@ import numpy as np
 
 from edgedistill.types import TracedTensor
 
+from .._shared import onnx_runtime as opener
 from .._shared.tensors import Trace, feed, serve, traced
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def tensors(artifact: Artifact, runtime: str, inputs: Path) -> list[TracedTensor
 def _trace(path: str, runtime: str, inputs: str) -> list[TracedTensor]:
     import onnx
 
-    session, sample = feed(path, runtime, inputs)
+    session, sample = feed(opener, path, runtime, inputs)
     given = {spec["name"]: array for spec, array in zip(session.inputs, sample, strict=True)}
     graph = onnx.load(path).graph
     values = _values(path, given)

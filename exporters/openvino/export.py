@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 REQUIRES = ("openvino", "nncf", "onnx", "onnxscript")
 TOOLS = ("torch", "onnx", "onnxscript", "openvino", "nncf")
-RUNTIMES = {"openvino": "openvino"}
+OPENER = Path(__file__).with_name("runtime.py")
 PRECISIONS = (
     Precision.FP32,
     Precision.INT8_STATIC,
@@ -66,4 +66,4 @@ def check_support(artifact: Artifact) -> list[Check]:
     if not weights.is_file() or (b"weights_sha256" in text and file_sha256(weights).encode() not in text):
         reason = f"{weights.name} is not the one that {artifact.path.name} was written with"
         return [Check(f"support:{artifact.id}:openvino", State.FAIL, reason)]
-    return supported(artifact, RUNTIMES, refusals)
+    return supported(artifact, OPENER, refusals)

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from edgedistill.types import Json, Signature
 
 
+def companions(path: Path) -> tuple[Path, ...]:
+    """The .bin that holds the weights of an .xml."""
+    return (path.with_suffix(".bin"),)
+
+
 def save(
     model: Any, path: Path, name: str, precision: Precision, signature: Signature, producer: Json, *, half: bool = False
 ) -> Artifact:
@@ -33,6 +38,6 @@ def save(
         fmt="openvino",
         precision=precision,
         signature=signature,
-        companions=(weights,),
+        companions=companions(path),
         producer=producer,
     )

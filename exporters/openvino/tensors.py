@@ -10,6 +10,7 @@ import numpy as np
 from edgedistill.types import TracedTensor
 
 from .._shared.tensors import Trace, feed, serve, traced
+from . import runtime as opener
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +28,7 @@ def tensors(artifact: Artifact, runtime: str, inputs: Path) -> list[TracedTensor
 def _trace(path: str, runtime: str, inputs: str) -> list[TracedTensor]:
     import openvino
 
-    session, sample = feed(path, runtime, inputs)
+    session, sample = feed(opener, path, runtime, inputs)
     core = openvino.Core()
     model = core.read_model(path)
     model.reshape({port: list(array.shape) for port, array in zip(model.inputs, sample, strict=True)})

@@ -21,7 +21,7 @@ REQUIRES = ("litert_torch", "ai_edge_quantizer", "ai_edge_litert", "tflite_runti
 TOOLS = ("torch", "litert-torch", "litert-converter", "ai-edge-quantizer", "ai-edge-litert")
 REFERENCE = "litert"
 """The runtime that others must agree with: the one that is still made."""
-RUNTIMES = {"tflite-runtime": "tflite_runtime", "litert": "ai_edge_litert"}
+OPENER = Path(__file__).with_name("runtime.py")
 PRECISIONS = (
     Precision.FP32,
     Precision.INT8_STATIC,
@@ -56,7 +56,7 @@ def export(
 
 def check_support(artifact: Artifact) -> list[Check]:
     """Open the file in both runtimes, unless its operators tell that one cannot compute it."""
-    return supported(artifact, RUNTIMES, refusals)
+    return supported(artifact, OPENER, refusals)
 
 
 def _by_parameter(model: Any, named: dict[str, Any]) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from edgedistill.types import Inventory, Operator
 
 from .._shared.replacements import replacement
 from .flatbuffer import read
+from .runtime import RUNTIMES
 from .versions import LITERT_VERSION, NEWEST
 
 if TYPE_CHECKING:
     from edgedistill.types import Artifact
 
-RUNTIMES: tuple[str, ...] = ("tflite-runtime", "litert")
 _SCHEMA = 3
 _HYBRID = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL")
 _OWN_CUSTOM = ("TFLite_Detection_PostProcess", "NumericVerify", "Mfcc", "AudioSpectrogram")

@@ -17,12 +17,11 @@ import numpy as np
 from edgedistill.types import TracedTensor
 
 from .._shared.tensors import Trace, feed, serve, traced
+from . import runtime as opener
 from .flatbuffer import packed, read
 
 if TYPE_CHECKING:
     from edgedistill.types import Array, Artifact
-
-_MODULES = {"tflite-runtime": "tflite_runtime.interpreter", "litert": "ai_edge_litert.interpreter"}
 
 
 def tensors(artifact: Artifact, runtime: str, inputs: Path) -> list[TracedTensor]:
@@ -31,8 +30,8 @@ def tensors(artifact: Artifact, runtime: str, inputs: Path) -> list[TracedTensor
 
 
 def _trace(path: str, runtime: str, inputs: str) -> list[TracedTensor]:
-    session, sample = feed(path, runtime, inputs)
-    library: Any = import_module(_MODULES[runtime])
+    session, sample = feed(opener, path, runtime, inputs)
+    library: Any = import_module(opener.RUNTIMES[runtime][0])
     interpreter = library.Interpreter(
         model_content=_all_outputs(path),
         num_threads=1,

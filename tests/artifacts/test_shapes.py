@@ -12,9 +12,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgedistill.artifacts.identify import artifact_of
-from edgedistill.artifacts.running import compute_all, generated, subjects
-from edgedistill.companions import companions_of
+from edgedistill.artifacts.identify import artifact_of, companions_of, described
+from edgedistill.artifacts.running import call_for, compute_all, generated, subjects
 from edgedistill.errors import DeviceError, UsageError
 from edgedistill.events import QUIET
 from edgedistill.measurement.measure import measure_files
@@ -139,6 +138,18 @@ def test_outputs_that_depend_on_what_is_found_are_measured_but_not_compared(tmp_
         outputs(path, tmp_path / "x.npz", tmp_path)
 
 
+def test_weights_in_a_folder_below_an_onnx_file_are_its_own_too(tmp_path: Path) -> None:
+    weight = np.ones((64, 64), np.float32)
+    path = save(tmp_path / "apart.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"])], ["n", 64], {"w": weight})
+    (tmp_path / "deep").mkdir()
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="deep/w", size_threshold=0)
+    artifact = described(path)
+    assert artifact.files == (path, tmp_path / "deep" / "w")
+    assert call_for(subjects([artifact])[0]).files == artifact.files
+    (tmp_path / "deep" / "w").unlink()
+    assert companions_of(path) == ()  # the reader of its operators tells better
+
+
 def test_weights_beside_an_onnx_file_are_its_own(tmp_path: Path) -> None:
     weight = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
     path = save(tmp_path / "apart.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"])], ["n", 64], {"w": weight})
@@ -151,9 +162,9 @@ def test_weights_beside_an_onnx_file_are_its_own(tmp_path: Path) -> None:
         np.testing.assert_allclose(outputs(path, given, tmp_path), archive["x"] @ weight, rtol=1e-4, atol=1e-4)
     done = edgedistill("benchmark", path, "--preset", "quick", "--rounds", "1", "--json")
     assert documents(done)["measurements"][0]["artifact"] == "apart-onnx-fp32"
-    converted, _ = module("graphs.read").runnable(path, "ncnn")  # pnnx gets both files, and keys by both
+    converted, _ = module("graphs.read").runnable(artifact.files, "ncnn")  # pnnx gets both files, and keys by both
     (tmp_path / "apart.weights").write_bytes((2 * weight).tobytes())
-    assert module("graphs.read").runnable(path, "ncnn")[0] != converted
+    assert module("graphs.read").runnable(artifact.files, "ncnn")[0] != converted
     (tmp_path / "apart.weights").unlink()
     done = edgedistill("benchmark", path, "--json")
     assert done.returncode == 3

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgedistill.plugins import load_benchmark, load_device
-from edgedistill.types import AgentCall
+from tests.helpers.calls import call
 from tests.helpers.tflite_files import write
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def product(folder: Path, runtime: str, width: int) -> Path:
 
 
 def memory(file: Path, runtime: str) -> Json:
-    result = load_device("cpu").run("cpu", AgentCall(file, runtime, min_queries=5))
+    result = load_device("cpu").run("cpu", call(file, runtime, min_queries=5))
     return dict(load_benchmark("memory").measure([result])["memory_bytes"])
 
 

@@ -17,7 +17,8 @@ from edgedistill.artifacts.running import subjects
 from edgedistill.measurement.measure import measurement_of
 from edgedistill.plugins import load_benchmark, load_device
 from edgedistill.recipe.document import Benchmark
-from edgedistill.types import AgentAnswer, AgentCall, Artifact, Normalization, Precision, Signature
+from edgedistill.types import AgentAnswer, Artifact, Normalization, Precision, Signature
+from tests.helpers.calls import call
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +53,7 @@ def busy(core: int) -> Iterator[None]:
 
 
 def timed(model: Path, core: int, seconds: float = 0.3) -> AgentAnswer:
-    job = AgentCall(model, "onnxruntime", min_queries=100, min_duration_s=seconds, affinity=(core,))
+    job = call(model, "onnxruntime", min_queries=100, min_duration_s=seconds, affinity=(core,))
     return load_device("cpu").run("cpu", job)
 
 

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 from edgedistill import agent as the_agent
 from edgedistill.errors import DeviceError, UsageError
 from edgedistill.plugins import load_device
-from edgedistill.types import AgentCall
 from tests.conftest import documents, edgedistill
+from tests.helpers.calls import call
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,7 +107,7 @@ def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, agent: str) -> Devic
     (tmp_path / "agent.py").write_text(agent, encoding="utf-8")
     monkeypatch.setattr(the_agent, "__file__", str(tmp_path / "agent.py"))
     with pytest.raises(DeviceError) as caught:
-        load_device("cpu").run("cpu", AgentCall(tmp_path / "model.onnx", "onnxruntime", timeout_s=20))
+        load_device("cpu").run("cpu", call(tmp_path / "model.onnx", "onnxruntime", timeout_s=20))
     assert caught.value.exit_code == 3
     assert caught.value.fix
     return caught.value
@@ -136,4 +136,4 @@ def test_a_device_that_disappears_is_told(
 
 def test_the_affinity_of_a_job_is_a_usage_error(model: Path) -> None:
     with pytest.raises(UsageError, match="cannot run on the cores"):
-        load_device("cpu").run("cpu", AgentCall(model, "onnxruntime", affinity=(4095,)))
+        load_device("cpu").run("cpu", call(model, "onnxruntime", affinity=(4095,)))

@@ -14,6 +14,7 @@ from edgedistill.errors import ArtifactError, DeviceError, EdgeDistillError, Plu
 from edgedistill.plugins import device_runtimes, find_plugin, list_devices, load_device, offers, plugin_names
 from edgedistill.types import AgentCall, Source
 from tests.helpers import boards
+from tests.helpers.calls import call
 from tests.helpers.tflite_files import write
 
 if TYPE_CHECKING:
@@ -53,9 +54,9 @@ def job_for(device: str, onnx_file: Path) -> AgentCall:
     plugin: Any = load_device(ready(device))
     runtimes = plugin.TRAITS.runtimes or ("onnxruntime",)
     if "onnxruntime" in runtimes:
-        return AgentCall(onnx_file, "onnxruntime")
+        return call(onnx_file, "onnxruntime")
     tensors = [((1, 3), np.float32, 0.0, 0, None)] * 2
-    return AgentCall(write(onnx_file.with_suffix(".tflite"), tensors, ["ADD"], [([0, 0], 1)], [0, 1]), runtimes[0])
+    return call(write(onnx_file.with_suffix(".tflite"), tensors, ["ADD"], [([0, 0], 1)], [0, 1]), runtimes[0])
 
 
 def ready(device: str) -> str:
@@ -88,7 +89,7 @@ def test_computes_and_measures(device: str, doubling: Path, tmp_path: Path) -> N
     plugin: Any = load_device(ready(device))
     if plugin.TRAITS.source is Source.PREDICTED:
         with pytest.raises(UsageError, match="nothing runs"):
-            plugin.run(device, AgentCall(doubling, "onnxruntime"))
+            plugin.run(device, call(doubling, "onnxruntime"))
         return
     plain = job_for(device, doubling)
     given = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -121,7 +122,7 @@ def test_inputs_of_another_shape_are_a_usage_error(device: str, doubling: Path, 
 
 @pytest.mark.parametrize("device", [EXAMPLES["cpu"], EXAMPLES["ssh"]])
 def test_a_hang_is_a_device_error(device: str, doubling: Path) -> None:
-    forever = AgentCall(doubling, "onnxruntime", min_queries=1, min_duration_s=1e6, timeout_s=2)
+    forever = call(doubling, "onnxruntime", min_queries=1, min_duration_s=1e6, timeout_s=2)
     with pytest.raises(DeviceError, match="did not finish"):
         load_device(device).run(device, forever)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from edgedistill.agent import load_opener
 from edgedistill.contracts import CAPABILITIES, REQUIRED, Shelf
 from edgedistill.errors import PluginError
 from edgedistill.plugins import capabilities, find_plugin, offers, plugin_names, plugins_that, require_contract
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 EVERY = [(shelf, name) for shelf in REQUIRED for name in plugin_names(shelf)]
+TOY = Path(__file__).parents[1] / "helpers" / "toy_runtime.py"
+VALUES = {"TRAITS": Traits(Source.MEASURED), "OPENER": TOY, "RUNTIMES": load_opener(str(TOY)).RUNTIMES}
+"""Of what the door looks into."""
 CONTRACTS = [(shelf, one) for shelf in REQUIRED for one in (REQUIRED[shelf], *CAPABILITIES[shelf])]
 
 
@@ -41,9 +46,7 @@ def made(shelf: Shelf, *also: type) -> SimpleNamespace:
     for contract in (REQUIRED[shelf], *also):
         for name in names(contract):
             known = name in inspect.get_annotations(contract)
-            setattr(
-                plugin, name, Traits(Source.MEASURED) if name == "TRAITS" else () if known else verb(contract, name)
-            )
+            setattr(plugin, name, VALUES.get(name, ()) if known else verb(contract, name))
     return plugin
 
 
@@ -111,6 +114,25 @@ def test_a_device_must_say_what_its_figures_are(traits: object) -> None:
         require_contract("devices", "toy", plugin)
     with pytest.raises(TypeError, match="source"):
         Traits()  # type: ignore[call-arg]  # what is shown
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, r"OPENER cannot be loaded: FileNotFoundError"),
+        ("import nothing_of_this_name", r"OPENER cannot be loaded: ModuleNotFoundError"),
+        ("RUNTIMES = {}", r"OPENER: missing: open"),
+        ("RUNTIMES = {}\ndef open(path): ...", r"OPENER: open\(path\) is called as \(agent: "),
+        ("RUNTIMES = {}\ndef open(agent, runtime, path, threads, given): ...", r"RUNTIMES are not those of its OPENER"),
+    ],
+)
+def test_a_runtime_file_that_the_agent_could_not_use_is_told(tmp_path: Path, text: str | None, told: str) -> None:
+    plugin = made("exporters")
+    plugin.OPENER = tmp_path / "runtime.py"
+    if text is not None:
+        plugin.OPENER.write_text(text, encoding="utf-8")
+    with pytest.raises(PluginError, match=told):
+        require_contract("exporters", "toy", plugin)
 
 
 def test_capabilities_find_plugins_without_their_names() -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 
-from edgedistill.artifacts.running import compute, subjects
+from edgedistill.agent import load_opener
+from edgedistill.artifacts.identify import companions_of
+from edgedistill.artifacts.running import Subject, call_for, compute, subjects
 from edgedistill.parity.compare import compare
-from edgedistill.plugins import find_plugin, load_exporter, plugin_names
+from edgedistill.plugins import find_plugin, load_device, load_exporter, plugin_names
 from edgedistill.recipe.document import ParitySettings
 from edgedistill.release.bundle import path_in_bundle
 from edgedistill.students.convnet import ConvNet
@@ -88,6 +91,14 @@ def test_fp32_computes_what_torch_computes_in_every_runtime(exported: Artifact, 
     assert all(parity.max_relative < 1e-5 for parity in found)
 
 
+def test_every_runtime_opens_the_file_and_tells_its_operators_or_that_it_cannot(exported: Artifact) -> None:
+    opener = load_opener(str(load_exporter(exported.format).OPENER))
+    for runtime in opener.RUNTIMES:
+        call = replace(call_for(Subject(exported, runtime)), profile=2)
+        told = load_device("cpu").run("cpu", call).document["profile"]
+        assert told["operators"] if "profile" in vars(opener) else "no profiler" in told["reason"]
+
+
 def test_int8_stays_inside_the_tolerance_in_every_runtime(quantized: Artifact, tmp_path: Path) -> None:
     found = departures(quantized, tmp_path)
     assert all(parity.state == "pass" for parity in found), found
@@ -99,6 +110,7 @@ def test_artifact_describes_the_files_on_disk(exported: Artifact, quantized: Art
         assert artifact.sha256 == file_sha256(artifact.path)
         assert artifact.size_bytes == sum(file.stat().st_size for file in artifact.files)
         assert artifact.path.suffix == load_exporter(artifact.format).SUFFIX
+        assert companions_of(artifact.path) == artifact.files[1:]
         assert [s.shape[1:] for s in artifact.signature.inputs] == [(2, 8, 8)]
         folder = artifact.path.parent
         assert {p.name for p in folder.iterdir()} == {file.name for file in artifact.files}

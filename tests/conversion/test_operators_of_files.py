@@ -26,6 +26,7 @@ from exporters.ncnn import operators as ncnn_operators
 from exporters.onnx import operators as onnx_operators
 from exporters.tflite.flatbuffer import packed, read
 from exporters.tflite.versions import LITERT_VERSION, NEWEST
+from tests.helpers.calls import opener_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -254,7 +255,8 @@ def test_newer_and_foreign_files_are_refused_in_words_and_by_the_runtime_too(
     edit(path)
     reasons = inventory(path).refusals
     assert told in reasons[RUNTIMES[fmt]]
-    assert opens(described(path), RUNTIMES[fmt]).state == "fail"  # no refusal that the runtime would not give
+    opened = opens(described(path), RUNTIMES[fmt], opener_of(RUNTIMES[fmt]))
+    assert opened.state == "fail"  # no refusal that the runtime would not give
     assert main(["parity", str(path), str(path), "--json"]) == 3
     error = json.loads(capfd.readouterr().out)["error"]
     assert all(error[part] for part in ("message", "where", "expected", "got", "fix"))
@@ -270,7 +272,7 @@ def test_the_newest_that_onnxruntime_knows_is_not_refused(files: Path, tmp_path:
     model.opset_import[0].version = max(onnx_operators._FIRST_WITH_OPSET)
     model.ir_version = max(onnx_operators._FIRST_WITH_IR)
     path.write_bytes(model.SerializeToString())
-    refused, opened = inventory(path).refusals, opens(described(path), "onnxruntime")
+    refused, opened = inventory(path).refusals, opens(described(path), "onnxruntime", opener_of("onnxruntime"))
     assert bool(refused) == (opened.state == "fail"), (refused, opened.reason)
 
 

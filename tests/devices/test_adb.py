@@ -23,6 +23,7 @@ from edgedistill.errors import DeviceError, EdgeDistillError, UsageError
 from edgedistill.plugins import find_plugin, load_benchmark, load_device
 from edgedistill.types import AgentAnswer, AgentCall
 from tests.conftest import ROOT, documents, edgedistill
+from tests.helpers.calls import call
 
 find_plugin("devices", "adb")
 TOOLS: Any = sys.modules["edgedistill.devices._remote.programs"]
@@ -239,7 +240,7 @@ def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Phone:
 @pytest.fixture
 def job(tmp_path: Path) -> AgentCall:
     (tmp_path / "model.tflite").write_bytes(b"a model")
-    return AgentCall(tmp_path / "model.tflite", "litert", min_queries=64, min_duration_s=0.5, timeout_s=60)
+    return call(tmp_path / "model.tflite", "litert", min_queries=64, min_duration_s=0.5, timeout_s=60)
 
 
 @pytest.fixture
@@ -266,7 +267,7 @@ def test_describes_itself_by_its_properties(phone: Phone, device: Any) -> None:
     assert info.memory_bytes > 2**20
     assert device.describe(ID) == info
     assert [one.id for one in device.devices()] == [ID]
-    assert list(device.runtimes(ID)) == ["litert"]
+    assert list(device.runtimes(ID, {})) == ["litert"]
     del phone
 
 
@@ -290,7 +291,7 @@ def test_every_single_latency_where_the_program_tells_it(phone: Phone, device: A
     results = f"for last; do :; done; cp {GOLDEN}/onnxruntime.csv $last"
     phone.tool("onnxruntime_perf_test", f"{results}; cat {GOLDEN}/onnxruntime.txt")
     (tmp_path / "m.onnx").write_bytes(b"a model")
-    job = AgentCall(tmp_path / "m.onnx", "onnxruntime", min_queries=8, affinity=(0,))
+    job = call(tmp_path / "m.onnx", "onnxruntime", min_queries=8, affinity=(0,))
     document = device.run(ID, job).document
     assert len(document["latency_ns"]) == 8
     assert document["cores"] == [0]

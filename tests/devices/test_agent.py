@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-import re
+import os
 import shutil
 import subprocess
 import sys
@@ -16,12 +16,15 @@ import numpy as np
 import pytest
 
 import edgedistill.agent
+from devices._agent import arguments_of
+from tests.helpers.calls import call, opener_of
 from tests.helpers.tflite_files import write
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 AGENT = Path(edgedistill.agent.__file__)
+ONNX = ("--opener", opener_of("onnxruntime"), "--runtime", "onnxruntime")
 FIELDS = {
     "batch",
     "schema",
@@ -51,14 +54,14 @@ def _run(*arguments: str | Path, agent: Path = AGENT, cwd: Path | None = None) -
 
 
 def _document(*arguments: str | Path, agent: Path = AGENT, cwd: Path | None = None) -> dict[str, Any]:
-    code, out, err = _run(*arguments, "--runtime", "onnxruntime", agent=agent, cwd=cwd)
+    code, out, err = _run(*ONNX, *arguments, agent=agent, cwd=cwd)
     assert code == 0, err
     document: dict[str, Any] = json.loads(out)
     return document
 
 
 def _refusal(*arguments: str | Path) -> dict[str, str]:
-    code, out, err = _run(*arguments, "--runtime", "onnxruntime")
+    code, out, err = _run(*ONNX, *arguments)
     assert code == 3, err
     document = json.loads(out)
     assert document["schema"] == "edgedistill.agent/1"
@@ -196,7 +199,7 @@ def test_a_runtime_that_is_not_installed_is_named(model: Path, tmp_path: Path) -
         if folder.exists():
             (tmp_path / folder.name).symlink_to(folder)
     done = subprocess.run(  # -S: without site-packages, but for numpy
-        [sys.executable, "-S", str(AGENT), str(model), "--runtime", "onnxruntime"],
+        [sys.executable, "-S", str(AGENT), str(model), *map(str, ONNX)],
         capture_output=True,
         text=True,
         check=False,
@@ -209,10 +212,9 @@ def test_a_runtime_that_is_not_installed_is_named(model: Path, tmp_path: Path) -
 
 
 def test_an_unknown_runtime_is_a_usage_error_naming_the_known_ones(model: Path) -> None:
-    code, out, err = _run(model, "--runtime", "abacus")
+    code, out, err = _run(model, "--opener", opener_of("litert"), "--runtime", "abacus")
     assert (code, out) == (2, "")
-    for known in ("onnxruntime", "tflite-runtime", "litert", "openvino"):
-        assert known in err
+    assert "--runtime: invalid choice: 'abacus' (choose from litert, tflite-runtime)" in err
 
 
 @pytest.mark.parametrize("name", ["agent.py", "types.py", "statistics.py"])
@@ -222,13 +224,15 @@ def test_copied_alone_into_an_empty_folder_it_runs_under_any_name(
     alone = tmp_path / "device"
     alone.mkdir()
     shutil.copy(AGENT, alone / name)
-    document = _document(model, "--inputs", samples, "--queries", "5", agent=alone / name, cwd=alone)
+    shutil.copy(opener_of("onnxruntime"), alone / "opener")
+    given = ("--inputs", samples, "--queries", "5", "--opener", "opener")
+    document = _document(model, *given, agent=alone / name, cwd=alone)
     assert document["schema"] == "edgedistill.agent/1"
-    assert [path.name for path in alone.iterdir()] == [name]
+    assert {path.name for path in alone.iterdir()} == {name, "opener"}
 
 
 def test_beside_modules_named_like_the_standard_librarys_it_runs(model: Path, samples: Path) -> None:
-    assert all((AGENT.parent / shadow).exists() for shadow in ("types.py", "statistics.py"))
+    assert all((AGENT.parent / shadow).exists() for shadow in ("types.py", "statistics"))
     document = _document(model, "--inputs", samples, agent=Path("agent.py"), cwd=AGENT.parent)
     assert document["runtime"] == "onnxruntime"
 
@@ -236,7 +240,7 @@ def test_beside_modules_named_like_the_standard_librarys_it_runs(model: Path, sa
 def test_it_loads_nothing_of_edgedistill(model: Path) -> None:
     script = (
         "import runpy, sys\n"
-        f"sys.argv = ['agent.py', {str(model)!r}, '--runtime', 'onnxruntime']\n"
+        f"sys.argv = ['agent.py', {str(model)!r}, *{[*map(str, ONNX)]}]\n"
         "try:\n"
         f"    runpy.run_path({str(AGENT)!r}, run_name='__main__')\n"
         "finally:\n"
@@ -247,14 +251,12 @@ def test_it_loads_nothing_of_edgedistill(model: Path) -> None:
     assert done.stderr.strip().splitlines()[-1] == "[]"
 
 
-def test_its_source_is_python_3_8_and_imports_only_the_standard_library_numpy_and_runtimes() -> None:
+def test_its_source_is_python_3_8_and_imports_only_the_standard_library_and_numpy() -> None:
     tree = ast.parse(AGENT.read_text(encoding="utf-8"), feature_version=(3, 8))
     nodes = list(ast.walk(tree))
     imported = {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     imported |= {(node.module or ".").split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
-    imported |= set(re.findall(r'__import__\("(\w+)"\)', AGENT.read_text(encoding="utf-8")))
-    runtimes = {"onnxruntime", "tflite_runtime", "ai_edge_litert", "ncnn", "openvino"}
-    assert imported - sys.stdlib_module_names == {"numpy"} | runtimes
+    assert imported - sys.stdlib_module_names == {"numpy"}
 
 
 def test_operators_are_timed_apart_and_cores_are_obeyed(model: Path) -> None:
@@ -274,7 +276,7 @@ def test_kernels_are_as_asked_and_delegates_told_as_in_force(model: Path, tmp_pa
     file = write(tmp_path / "double.tflite", tensors, ["ADD"], [([0, 0], 1)], [0, 1])
     told = []
     for options in ([], ["--reference-kernels"]):
-        code, out, err = _run(file, "--runtime", "litert", *options)
+        code, out, err = _run(file, "--opener", opener_of("litert"), "--runtime", "litert", *options)
         assert code == 0, err
         told.append(json.loads(out)["facts"]["in_force"])
     assert [one["delegate"] for one in told] == ["XNNPACK", "none"]
@@ -294,6 +296,29 @@ def test_a_file_in_memory_is_never_said_to_be_read_from_disk(model: Path) -> Non
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         shutil.copy(model, folder)
         assert _document(Path(folder) / model.name)["page_cache"].startswith("kept")
+
+
+def test_weights_that_lie_beside_are_forgotten_too(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "weights").write_bytes(b"w")
+    forgotten = []
+
+    def forget(number: int, *_: int) -> None:
+        forgotten.append(str(Path(f"/proc/self/fd/{number}").readlink()))
+
+    def nothing_there(*_: object) -> None:
+        raise BlockingIOError
+
+    monkeypatch.setattr(os, "posix_fadvise", forget)
+    monkeypatch.setattr(os, "preadv", nothing_there)
+    here = call(model, "onnxruntime", companions=(tmp_path / "weights", tmp_path / "none"))
+    _, *arguments = arguments_of(here, str)
+    assert [arguments[n + 1] for n, word in enumerate(arguments) if word == "--companion"] == [
+        str(tmp_path / "weights")
+    ]
+    edgedistill.agent._drop_page_cache([str(file) for file in here.files])
+    assert forgotten == [str(model), str(tmp_path / "weights")]
 
 
 def test_a_sustained_stream_is_summed_up_by_the_minute(model: Path) -> None:

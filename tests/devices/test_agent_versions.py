@@ -14,12 +14,15 @@ import numpy as np
 import pytest
 
 import edgedistill.agent
+from edgedistill.plugins import known_runtimes
+from tests.helpers.calls import opener_of
 from tests.helpers.tflite_files import write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 AGENT = Path(edgedistill.agent.__file__)
+STAND_ALONE = [AGENT, *sorted({*(opener_of(name) for name in [*known_runtimes(), "tflite-micro"])})]
 NEWER = {
     # attribute or function -> the Python that brought it
     "removeprefix": "3.9",
@@ -87,8 +90,9 @@ def _newer(tree: ast.AST) -> Iterator[str]:
             )
 
 
-def test_the_source_is_python_3_8() -> None:
-    assert too_new(AGENT.read_text(encoding="utf-8")) == []
+@pytest.mark.parametrize("path", STAND_ALONE, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_the_source_is_python_3_8(path: Path) -> None:
+    assert too_new(path.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize(
@@ -175,7 +179,8 @@ def test_the_same_file_runs_there(
     with np.load(files["inputs"]) as archive:
         expected = archive["x"] @ WEIGHTS.T
     for runtime in runtimes:
-        command = [here, alone, files[runtime], "--runtime", runtime, "--inputs", files["inputs"]]
+        opener = shutil.copy(opener_of(runtime), tmp_path / "board" / "runtime.py")
+        command = [here, alone, files[runtime], "--opener", opener, "--runtime", runtime, "--inputs", files["inputs"]]
         command += ["--outputs", tmp_path / "y.npz", "--queries", "70", "--profile", "3", "--sustained", "0.001"]
         done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

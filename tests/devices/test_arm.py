@@ -18,9 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgedistill.errors import ArtifactError, CoreError, DeviceError, StorageError, UsageError
+from edgedistill.events import QUIET
 from edgedistill.plugins import find_plugin, load_device
 from edgedistill.types import AgentCall
 from tests.conftest import documents, edgedistill
+from tests.helpers.calls import call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -240,7 +242,7 @@ def test_what_the_machine_lacks_is_told_before_anything_is_fetched(
 ) -> None:
     machine_without(monkeypatch, *lacking)
     with pytest.raises(UsageError, match=told) as caught:
-        install.install(layouts.Layout(tmp_path), layouts.pins(), lambda *_: None, again=False)
+        install.install(layouts.Layout(tmp_path), layouts.pins(), QUIET, again=False)
     assert caught.value.exit_code == 2
     assert not layouts.Layout(tmp_path).root.exists()
 
@@ -248,7 +250,7 @@ def test_what_the_machine_lacks_is_told_before_anything_is_fetched(
 def test_a_full_disk_is_told_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(install.shutil, "disk_usage", lambda _path: type("Usage", (), {"free": 10**6}))
     with pytest.raises(StorageError, match="disk is full") as caught:
-        install.install(layouts.Layout(tmp_path), layouts.pins(), lambda *_: None, again=False)
+        install.install(layouts.Layout(tmp_path), layouts.pins(), QUIET, again=False)
     assert "EDGEDISTILL_ARM" in caught.value.fix
     assert not layouts.Layout(tmp_path).root.exists()
 
@@ -273,15 +275,15 @@ def test_steps_are_kept_and_the_rest_is_done_by_the_next_setup(monkeypatch: pyte
     monkeypatch.setattr(install, "_emulator_version", lambda _layout: "7.2")
     monkeypatch.setattr(install, "steps", lambda *_: [step("first", good), step("second", broken)])
     with pytest.raises(DeviceError, match="network"):
-        install.install(where, layouts.pins(), lambda *_: None, again=False)
+        install.install(where, layouts.pins(), QUIET, again=False)
     assert sorted(p.name for p in (where.root / "parts").iterdir()) == ["first"]
     with pytest.raises(UsageError, match="not installed"):
         where.require()
     monkeypatch.setattr(install, "steps", lambda *_: [step("first", good), step("second", good)])
-    assert install.install(where, layouts.pins(), lambda *_: None, again=False)
+    assert install.install(where, layouts.pins(), QUIET, again=False)
     assert made == ["good", "good"]
     assert where.require()["schema"] == "edgedistill.arm/1"
-    assert not install.install(where, layouts.pins(), lambda *_: None, again=False)
+    assert not install.install(where, layouts.pins(), QUIET, again=False)
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
@@ -304,7 +306,7 @@ def test_an_unknown_core_is_told_with_the_nearest(tmp_path: Path) -> None:
     model = tmp_path / "m.onnx"
     for device, near in (("arm:cortex-a35x", "cortex-a35"), ("armv7:cortex-a77", "cortex-a7")):
         with pytest.raises(UsageError) as caught:
-            load_device(device).run(device, AgentCall(model, "onnxruntime"))
+            load_device(device).run(device, call(model, "onnxruntime"))
         assert near in caught.value.expected
         assert caught.value.exit_code == 2
     assert cores.read_target("arm:cortex-a53+caches").caches
@@ -318,7 +320,7 @@ def test_a_device_without_its_emulator_names_the_command(monkeypatch: pytest.Mon
     assert done.returncode == 3
     assert documents(done)["arm"]["fix"] == "edgedistill arm setup"
     with pytest.raises(UsageError) as caught:
-        load_device("arm:cortex-a53").run("arm:cortex-a53", AgentCall(tmp_path / "m.onnx", "onnxruntime"))
+        load_device("arm:cortex-a53").run("arm:cortex-a53", call(tmp_path / "m.onnx", "onnxruntime"))
     assert caught.value.fix == "edgedistill arm setup"
 
 
@@ -334,9 +336,9 @@ def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def test_threads_and_runtimes_that_cannot_be_counted_are_refused(installed: Path) -> None:
     with pytest.raises(UsageError, match="one thread"):
-        load_device("arm:x").run("arm:cortex-a53", AgentCall(installed / "m.onnx", "onnxruntime", threads=2))
+        load_device("arm:x").run("arm:cortex-a53", call(installed / "m.onnx", "onnxruntime", threads=2))
     with pytest.raises(UsageError, match="no onnxruntime for armv7"):
-        load_device("armv7:x").run("armv7:cortex-a7", AgentCall(installed / "m.onnx", "onnxruntime"))
+        load_device("armv7:x").run("armv7:cortex-a7", call(installed / "m.onnx", "onnxruntime"))
 
 
 @pytest.mark.parametrize(
@@ -350,7 +352,7 @@ def test_threads_and_runtimes_that_cannot_be_counted_are_refused(installed: Path
 )
 def test_a_guests_death_is_explained(code: int, stderr: str, told: str) -> None:
     done = subprocess.CompletedProcess[str]([], code, "", stderr)
-    error = guest._death(done, AgentCall(Path("m.tflite"), "litert"), cores.read_target("arm:cortex-a53"))
+    error = guest._death(done, call(Path("m.tflite"), "litert"), cores.read_target("arm:cortex-a53"))
     assert told in error.message
     assert error.exit_code == 3
     assert isinstance(error, CoreError)
@@ -359,7 +361,7 @@ def test_a_guests_death_is_explained(code: int, stderr: str, told: str) -> None:
 def test_an_accident_is_not_blamed_on_the_core() -> None:
     """What is no signal may be a full disk or our own mistake: no artifact is said not to run for it."""
     done = subprocess.CompletedProcess[str]([], 1, "", "OSError: No space left on device")
-    error = guest._death(done, AgentCall(Path("m.tflite"), "litert"), cores.read_target("arm:cortex-a53"))
+    error = guest._death(done, call(Path("m.tflite"), "litert"), cores.read_target("arm:cortex-a53"))
     assert type(error) is DeviceError
 
 
@@ -375,7 +377,7 @@ def test_an_accident_is_not_blamed_on_the_core() -> None:
 )
 def test_what_the_guest_refuses_is_told_by_whose_fault_it_is(code: str, inputs: str | None, kind: type) -> None:
     program = f'print(\'{{"error": {{"code": "{code}", "message": "a reason"}}}}\')'
-    job = AgentCall(Path("m.onnx"), "onnxruntime", inputs=Path(inputs) if inputs else None)
+    job = call(Path("m.onnx"), "onnxruntime", inputs=Path(inputs) if inputs else None)
     with pytest.raises(kind, match="a reason") as told:
         guest._answer([sys.executable, "-c", program], {}, job, cores.read_target("arm:cortex-a53"))
     assert type(told.value) is kind
@@ -396,13 +398,15 @@ def test_a_run_is_kept_whole_and_recalled(tmp_path: Path) -> None:
 
 
 def test_what_a_run_depends_on_is_in_its_key(installed: Path) -> None:
-    artifact, inputs = installed / "m.param", installed / "x.npz"
+    artifact, inputs, opener = (installed / name for name in ("m.param", "x.npz", "runtime.py"))
     artifact.write_bytes(b"one")
     inputs.write_bytes(b"x")
+    opener.write_bytes(b"opens")
     where = layouts.layout()
 
     def key(device: str = "arm:cortex-a53", runtime: str = "litert") -> str:
-        return str(store.key_of(where, cores.read_target(device), AgentCall(artifact, runtime, inputs=inputs)))
+        job = AgentCall(artifact, runtime, opener, (artifact.with_suffix(".bin"),), inputs=inputs)
+        return str(store.key_of(where, cores.read_target(device), job))
 
     keys = [key(), key("arm:cortex-a76"), key("arm:cortex-a53+caches"), key(runtime="tflite-runtime")]
     artifact.write_bytes(b"two")
@@ -410,6 +414,8 @@ def test_what_a_run_depends_on_is_in_its_key(installed: Path) -> None:
     artifact.with_suffix(".bin").write_bytes(b"weights")
     keys.append(key())
     inputs.write_bytes(b"y")
+    keys.append(key())
+    opener.write_bytes(b"opens otherwise")
     keys.append(key())
     assert len(set(keys)) == len(keys)
     assert key() == keys[-1]

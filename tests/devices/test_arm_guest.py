@@ -15,8 +15,8 @@ import pytest
 
 from edgedistill.errors import DeviceError
 from edgedistill.plugins import find_plugin, load_device
-from edgedistill.types import AgentCall
 from tests.conftest import documents, edgedistill
+from tests.helpers.calls import call
 
 pytestmark = pytest.mark.slow
 
@@ -116,7 +116,7 @@ def test_an_instruction_that_the_core_lacks_is_reported_as_such(files: dict[str,
     (where.root / "cores").unlink()
     install.write_view(where.root / "cores" / "impostor", here.root / "sysroot" / "arm64", impostor.cpuinfo())
     target = cores.Target("arm", impostor, caches=False)
-    job = AgentCall(files[".tflite"], "litert")
+    job = call(files[".tflite"], "litert")
     with pytest.raises(DeviceError, match="needs an instruction that impostor lacks"):
         guest.run_guest(where, target, job, tmp_path / "out.npz")
 
@@ -127,7 +127,7 @@ def test_a_damaged_file_is_a_measurement_that_says_why(files: dict[str, Path], t
     whole = files[".onnx"].read_bytes()
     damaged.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(Exception, match="refuses"):
-        load_device("arm:cortex-a53").run("arm:cortex-a53", AgentCall(damaged, "onnxruntime"))
+        load_device("arm:cortex-a53").run("arm:cortex-a53", call(damaged, "onnxruntime"))
 
 
 @pytest.mark.usefixtures("ready")

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from edgedistill.cli.main import main
 from edgedistill.errors import ArtifactError, PluginError, UsageError
 from edgedistill.plugins import find_plugin, load_device
-from edgedistill.types import AgentCall
 from tests.conftest import documents, edgedistill
+from tests.helpers.calls import call
 from tests.helpers.tflite_files import write
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def part(name: str) -> Any:
     return importlib.import_module(f".{name}", find_plugin("devices", "micro").__package__)
 
 
-boards, agent = part("boards"), part("agent")
+boards, runtime = part("boards"), part("runtime")
 
 
 def chain(path: Path, operators: list[str], size: int) -> Path:
@@ -63,7 +63,7 @@ def dense(tmp_path: Path) -> Path:
 def test_an_int8_layer_computes_what_its_integers_say(dense: Path, tmp_path: Path) -> None:
     x = np.random.default_rng(1).normal(0, 3, (20, 6)).astype(np.float32)
     np.savez(tmp_path / "x.npz", x=x)
-    job = AgentCall(dense, "tflite-micro", inputs=tmp_path / "x.npz", outputs=tmp_path / "y.npz")
+    job = call(dense, "tflite-micro", inputs=tmp_path / "x.npz", outputs=tmp_path / "y.npz")
     document = load_device(BOARD).run(BOARD, job).document
     quantised = np.clip(np.round(x / np.float32(0.1)) + 5, -128, 127).astype(np.int64)
     sums = (quantised - 5) @ WEIGHTS.T.astype(np.int64) + BIAS
@@ -107,30 +107,30 @@ def test_the_arena_grows_by_exactly_what_its_tensors_grow(tmp_path: Path) -> Non
 
 
 def arena(file: Path) -> int:
-    found = load_device(BOARD).run(BOARD, AgentCall(file, "tflite-micro")).document["microcontroller"]
+    found = load_device(BOARD).run(BOARD, call(file, "tflite-micro")).document["microcontroller"]
     return int(found["arena_bytes"])
 
 
 def test_the_arena_is_the_smallest(dense: Path) -> None:
     content, needed = dense.read_bytes(), arena(dense)
-    assert agent.trial(partial(agent._infer, content, needed)) is None
-    assert agent.trial(partial(agent._infer, content, needed - 2 * agent.STEP)) is not None
+    assert runtime.trial(partial(runtime._infer, content, needed)) is None
+    assert runtime.trial(partial(runtime._infer, content, needed - 2 * runtime.STEP)) is not None
 
 
 @given(st.integers(1, 50_000))
 def test_the_search_finds_the_least_multiple_of_16_that_works(limit: int) -> None:
-    assert agent.smallest(lambda size: size >= limit) == -(-limit // 16) * 16
+    assert runtime.smallest(lambda size: size >= limit) == -(-limit // 16) * 16
 
 
 def test_what_goes_wrong_in_a_child_is_told_and_harms_nobody() -> None:
-    assert agent.trial(lambda: None) is None
-    assert "ZeroDivisionError" in str(agent.trial(lambda: 1 / 0))
+    assert runtime.trial(lambda: None) is None
+    assert "ZeroDivisionError" in str(runtime.trial(lambda: 1 / 0))
 
     def talk_and_die() -> None:
         os.write(2, b"first\n" * 20_000)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    said = agent.trial(talk_and_die)
+    said = runtime.trial(talk_and_die)
     assert str(said).startswith("first")
     assert str(said).endswith("signal 9")
 
@@ -138,7 +138,7 @@ def test_what_goes_wrong_in_a_child_is_told_and_harms_nobody() -> None:
 def test_every_operator_that_is_missing_is_named(tmp_path: Path) -> None:
     file = chain(tmp_path / "modern.tflite", ["GELU", "LOGISTIC", "SIGN", "GELU"], 8)
     with pytest.raises(ArtifactError, match=r"tflite-micro has no GELU, SIGN\n") as caught:
-        load_device(BOARD).run(BOARD, AgentCall(file, "tflite-micro"))
+        load_device(BOARD).run(BOARD, call(file, "tflite-micro"))
     assert caught.value.exit_code == 3
     assert "other operators" in caught.value.fix
 
@@ -171,7 +171,7 @@ def test_a_board_is_found_by_name_or_given_by_sizes() -> None:
 
 @pytest.mark.parametrize(("job", "got"), [({"threads": 2}, "2 threads"), ({"runtime": "litert"}, "litert")])
 def test_it_has_one_thread_and_one_runtime(dense: Path, job: dict[str, Any], got: str) -> None:
-    asked = AgentCall(dense, **{"runtime": "tflite-micro", **job})
+    asked = call(dense, **{"runtime": "tflite-micro", **job})
     with pytest.raises(UsageError) as caught:
         load_device(BOARD).run(BOARD, asked)
     assert got in caught.value.got
@@ -212,7 +212,7 @@ def test_a_wrong_file_is_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "text.tflite").write_text("no model", encoding="utf-8")
     assert edgedistill("benchmark", tmp_path / "text.tflite", "--device", BOARD).returncode == 3
     with pytest.raises(ArtifactError, match="no TFL3"):
-        load_device(BOARD).run(BOARD, AgentCall(tmp_path / "text.tflite", "tflite-micro"))
+        load_device(BOARD).run(BOARD, call(tmp_path / "text.tflite", "tflite-micro"))
     (tmp_path / "model.onnx").write_bytes(b"whatever")
     with pytest.raises(ArtifactError, match="no TFL3"):
-        load_device(BOARD).run(BOARD, AgentCall(tmp_path / "model.onnx", "tflite-micro"))
+        load_device(BOARD).run(BOARD, call(tmp_path / "model.onnx", "tflite-micro"))

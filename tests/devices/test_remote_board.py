@@ -305,7 +305,7 @@ def test_a_wrong_devices_toml_is_told_by_file_and_key(
     monkeypatch.chdir(tmp_path)
     Path("devices.toml").write_text(text, encoding="utf-8")
     with pytest.raises(UsageError) as caught:
-        BOARDS.find_ssh_board("ssh:pi")
+        BOARDS.find_ssh_board("ssh:pi", ["litert", "onnxruntime"])
     assert caught.value.where == (f"devices.toml, key {key}" if key else "devices.toml")
     assert expected in caught.value.expected
 

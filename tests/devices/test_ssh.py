@@ -21,10 +21,11 @@ import numpy as np
 import pytest
 
 from edgedistill.errors import ArtifactError, DeviceError, EdgeDistillError, UsageError
-from edgedistill.plugins import load_device
+from edgedistill.plugins import known_runtimes, load_device
 from edgedistill.types import AgentCall, file_sha256
 from tests.conftest import documents, edgedistill
 from tests.helpers.boards import Loopback, doubling, key, loopback, needs_sshd, scaling, wait_for
+from tests.helpers.calls import call, opener_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +75,7 @@ def model(tmp_path: Path) -> Path:
 def job(model: Path, tmp_path: Path) -> AgentCall:
     given = np.arange(12, dtype=np.float32).reshape(4, 3)
     np.savez(tmp_path / "in.npz", x=given)
-    return AgentCall(
+    return call(
         model, "onnxruntime", inputs=tmp_path / "in.npz", outputs=tmp_path / "out.npz", min_queries=64, timeout_s=60
     )
 
@@ -149,10 +150,10 @@ def test_benchmark_against_another_file_runs_its_rounds_over_one_connection(boar
 
 def test_describe_is_steady_and_names_the_runtimes(board: Loopback, device: Any) -> None:
     assert device.describe(ID) == device.describe(ID)
-    assert "onnxruntime" in device.runtimes(ID)
+    assert "onnxruntime" in device.runtimes(ID, known_runtimes())
     board.describe(runtimes="litert")
     with pytest.raises(UsageError, match="runtimes"):
-        device.runtimes(ID)
+        device.runtimes(ID, known_runtimes())
 
 
 def test_a_board_whose_shell_is_talkative_is_understood(board: Loopback, device: Any, job: AgentCall) -> None:
@@ -283,10 +284,10 @@ def test_a_client_that_is_killed_leaves_nothing_behind(board: Loopback, job: Age
     script = (
         "import sys, pathlib; from edgedistill.plugins import load_device; from edgedistill.types import AgentCall\n"
         "load_device(sys.argv[1]).run(sys.argv[1], AgentCall(pathlib.Path(sys.argv[2]), 'onnxruntime', "
-        "min_queries=1, min_duration_s=1e6))"
+        "pathlib.Path(sys.argv[3]), min_queries=1, min_duration_s=1e6))"
     )
     sockets = set(Path(tempfile.gettempdir()).glob("edgedistill-ssh-*"))
-    client = subprocess.Popen([sys.executable, "-c", script, ID, str(job.artifact)])
+    client = subprocess.Popen([sys.executable, "-c", script, ID, str(job.artifact), str(job.opener)])
     wait_for(board.agents)
     client.kill()
     client.wait()
@@ -386,8 +387,9 @@ _CLIENT = """
 import json, sys, pathlib
 from edgedistill.plugins import load_device
 from edgedistill.types import AgentCall
+opener = pathlib.Path(sys.argv[3])
 for _ in range(3):
-    job = AgentCall(pathlib.Path(sys.argv[2]), "onnxruntime", min_queries=64, min_duration_s=0.05)
+    job = AgentCall(pathlib.Path(sys.argv[2]), "onnxruntime", opener, min_queries=64, min_duration_s=0.05)
     print(json.dumps(load_device(sys.argv[1]).run(sys.argv[1], job).document["board_held_s"]))
 """
 
@@ -400,7 +402,7 @@ def test_two_clients_never_measure_at_once(board: Loopback, model: Path) -> None
         held.write("the test")
         held.flush()
         fcntl.flock(held, fcntl.LOCK_EX)
-        command = [sys.executable, "-c", _CLIENT, ID, str(model)]
+        command = [sys.executable, "-c", _CLIENT, ID, str(model), str(opener_of("onnxruntime"))]
         clients = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in "12"]
         waiting = [one.stderr.readline() for one in clients if one.stderr is not None]
     assert waiting == [f"{ID}: waiting for the test\n"] * 2
@@ -453,34 +455,34 @@ def test_bootstrap_installs_from_wheels_and_what_it_made_is_used(
     told = documents(done)["bootstrap"]
     assert told["versions"] == {"numpy": "1.99", "onnxruntime": "1.2.3"}
     assert told["venv"] == str(board.workdir / "venv")
-    assert device.runtimes(ID) == {"onnxruntime": "1.2.3"}  # the venv's
+    assert device.runtimes(ID, known_runtimes()) == {"onnxruntime": "1.2.3"}  # the venv's
     (board.workdir / "venv" / "ready").unlink()  # as after a cut: a half-made one is not used
     works(device, job)  # with the board's own Python: the wheel above computes nothing
     assert board.left() == []
 
     wheel(tmp_path, "onnxruntime", "1.2.4", "onnxruntime", "import os; os.abort()")
     with pytest.raises(DeviceError, match="SIGABRT") as caught:  # as a runtime that is built for another core
-        device.bootstrap(ID, ["onnxruntime==1.2.4"], tmp_path)
+        device.bootstrap(ID, ["onnxruntime==1.2.4"], tmp_path, known_runtimes())
     assert "import onnxruntime" in caught.value.message
     with pytest.raises(DeviceError, match="onnxruntime==7") as caught:
-        device.bootstrap(ID, ["onnxruntime==7"], tmp_path)
+        device.bootstrap(ID, ["onnxruntime==7"], tmp_path, known_runtimes())
     assert "--wheels" in caught.value.fix
     assert not (board.workdir / "venv" / "ready").exists()  # the runtime in it aborts
     wheel(tmp_path, "onnxruntime", "1.2.5", "onnxruntime")
-    device.bootstrap(ID, ["onnxruntime==1.2.5"], tmp_path)
+    device.bootstrap(ID, ["onnxruntime==1.2.5"], tmp_path, known_runtimes())
     with pytest.raises(DeviceError, match="onnxruntime==7"):
-        device.bootstrap(ID, ["onnxruntime==7"], tmp_path)
-    assert device.runtimes(ID) == {"onnxruntime": "1.2.5"}  # what works stays
+        device.bootstrap(ID, ["onnxruntime==7"], tmp_path, known_runtimes())
+    assert device.runtimes(ID, known_runtimes()) == {"onnxruntime": "1.2.5"}  # what works stays
 
 
 def test_bootstrap_wants_a_known_runtime_and_wheels(device: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="which runtime"):
-        device.bootstrap(ID, [], None)
+        device.bootstrap(ID, [], None, known_runtimes())
     with pytest.raises(UsageError, match="unknown runtime") as caught:
-        device.bootstrap(ID, ["onnxruntme"], None)
+        device.bootstrap(ID, ["onnxruntme"], None, known_runtimes())
     assert "did you mean 'onnxruntime'" in caught.value.expected
     with pytest.raises(UsageError, match="no wheels"):
-        device.bootstrap(ID, ["onnxruntime"], tmp_path / "nowhere")
+        device.bootstrap(ID, ["onnxruntime"], tmp_path / "nowhere", known_runtimes())
     assert edgedistill("devices", "bootstrap", "cpu", "--runtime", "onnxruntime").returncode == 2
 
 

@@ -161,9 +161,9 @@ import hashlib, sys
 from pathlib import Path
 import numpy as np, torch
 from torch import nn
-from edgedistill.exporting import of_module
+from edgedistill.models.reference import of_module
 from edgedistill.plugins import load_exporter
-from edgedistill.sources import Options, load
+from edgedistill.conversion.loading import Options, load
 out, exporter = Path(sys.argv[1]), load_exporter("ncnn")
 torch.manual_seed(0)
 net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 16, 3, 2), nn.Flatten(), nn.Linear(144, 7)).eval()
@@ -284,7 +284,7 @@ def test_the_agent_says_how_it_computes(base: Artifact, tmp_path: Path) -> None:
     from edgedistill import agent
 
     made = NCNN.quantize(base, Precision.INT8_STATIC, GIVEN, tmp_path)
-    command = [sys.executable, agent.__file__, str(made.path), "--runtime", "ncnn"]
+    command = [sys.executable, agent.__file__, str(made.path), "--opener", str(NCNN.OPENER), "--runtime", "ncnn"]
     told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert told["facts"]["in_force"]["use_int8_inference"] is True
     assert told["facts"]["in_force"]["use_fp16_arithmetic"] is False

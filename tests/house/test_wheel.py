@@ -48,7 +48,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_site_packages_gets_one_import_name_with_all_that_runs_need(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} - {"edgedistill"} == {"edgedistill-0.1.0.dist-info"}
-    for needed in ("exporters/tflite/runner.py", "report/page.html", "devices/local.py", "py.typed", "agent.py"):
+    scripts = ("exporters/tflite/runner.py", "exporters/tflite/runtime.py", "devices/micro/runtime.py", "agent.py")
+    for needed in (*scripts, "exporters/_shared/onnx_runtime.py", "report/page.html", "devices/local.py", "py.typed"):
         assert f"edgedistill/{needed}" in names
     assert any(name.endswith("LICENSE") for name in names)
 

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import yaml
 
+from edgedistill.agent import load_opener
 from edgedistill.cli.main import main
 from edgedistill.errors import DeviceError, UsageError
 from edgedistill.prediction.networks import FEW
 from edgedistill.prediction.predict import predict
+from tests.helpers.calls import opener_of
 from tests.helpers.listening import Listening
 from tests.helpers.predicting import convolutions, module, transformer, window
 
@@ -284,20 +286,19 @@ def test_counts_are_used_where_they_are_to_be_had(
     network: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The emulator's answer is put in place; the rest is real."""
-    from edgedistill.plugins import find_plugin
-
-    simulated, emulate = find_plugin("devices", "simulated"), module("emulate")
+    emulate = module("emulate")
     asked = []
 
-    def counted(path: Path, runtime: str, core: str, shapes: Any) -> Any:
-        asked.append((path.suffix, runtime, core, dict(shapes)))
+    def counted(files: tuple[Path, ...], runtime: str, opener: Path, core: str, shapes: Any) -> Any:
+        assert runtime in load_opener(str(opener)).RUNTIMES
+        asked.append((files[0].suffix, runtime, core, dict(shapes)))
         return np.array([1e7, 1e7, 3e6, 1e6, 1e6, 1e5])
 
     monkeypatch.setattr(emulate, "counted", counted)
     found = {"in0": (1, 3, 8, 8)}
-    monkeypatch.setattr(module("counting"), "runnable", lambda path, _: (path.with_suffix(".param"), found))
+    monkeypatch.setattr(module("counting"), "runnable", lambda files, _: ((files[0].with_suffix(".param"),), found))
     (tmp_path / "no-emulator").mkdir()
-    lock = simulated.layout().lock
+    lock = module("device").layout().lock
     lock.parent.mkdir(parents=True)
     lock.write_text("{}")
     one = predict(network, ["rpi-5"])["predictions"][0]
@@ -573,9 +574,7 @@ def test_a_file_that_cannot_be_counted_is_predicted_by_its_classes_and_says_so(
     network: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from edgedistill.errors import ArtifactError
-    from edgedistill.plugins import find_plugin
 
-    simulated = find_plugin("devices", "simulated")
     tried = []
 
     def refuse(_: Path, runtime: str) -> Any:
@@ -583,7 +582,7 @@ def test_a_file_that_cannot_be_counted_is_predicted_by_its_classes_and_says_so(
         raise ArtifactError("no way", got="an operator")
 
     monkeypatch.setattr(module("counting"), "runnable", refuse)
-    lock = simulated.layout().lock
+    lock = module("device").layout().lock
     lock.parent.mkdir(parents=True)
     lock.write_text("{}")
     found = predict(network)["predictions"]
@@ -605,8 +604,9 @@ def test_a_file_is_counted_in_the_emulator(tmp_path: Path, monkeypatch: pytest.M
     if not module("emulate").layout().lock.is_file():
         pytest.skip("`edgedistill arm setup` was not run")
     path = convolutions(tmp_path / "n.onnx", 32, size=64)
-    ready, shapes = read.runnable(path, "ncnn")
-    features = dict(zip(counts.FEATURES, module("emulate").counted(ready, "ncnn", "cortex-a72", shapes), strict=True))
+    ready, shapes = read.runnable((path,), "ncnn")
+    counted = module("emulate").counted(ready, "ncnn", opener_of("ncnn"), "cortex-a72", shapes)
+    features = dict(zip(counts.FEATURES, counted, strict=True))
     macs = read.read_graph(path).macs_by_class()
     least = macs["stem"] + macs["conv1x1"] + macs["conv3x3"] / 4  # Winograd's algorithm spares multiplications
     assert least / 4 <= features["multiply_adds"] <= 1.3 * sum(macs.values()) / 4

@@ -17,6 +17,7 @@ from edgedistill.prediction import this_machine as hosting
 from edgedistill.prediction.own_board import written
 from edgedistill.prediction.predict import predict
 from edgedistill.types import AgentAnswer, AgentCall
+from tests.helpers.calls import call
 from tests.helpers.listening import Listening
 from tests.helpers.predicting import convolutions, module
 
@@ -106,15 +107,15 @@ def test_what_disagrees_is_measured_again_before_it_is_refused(monkeypatch: pyte
             rows = [{"name": "layer", "type": "Conv", "ms": 9.0, "least_ms": 2.0 if slow else 1.0}]
             return AgentAnswer("cpu", {"profile": {"operators": rows}})
 
-    files = {name: tmp_path / name for name in "ab"}
+    calls = {name: call(tmp_path / name, "ncnn") for name in "ab"}
     monkeypatch.setattr(hosting, "load_device", lambda _: Busy(4))
-    found = hosting._timed(files, {}, "ncnn", QUIET)
+    found = hosting._timed(calls, QUIET)
     assert found == {"a": (1.0, [1.0, 1.0]), "b": (1.0, [1.0, 1.0])}
     assert (ran.count("a"), ran.count("b")) == (4, 8)
     ran.clear()
     monkeypatch.setattr(hosting, "load_device", lambda _: Busy(99))
     with pytest.raises(DeviceError, match="two measurements of b"):
-        hosting._timed(files, {}, "ncnn", QUIET)
+        hosting._timed(calls, QUIET)
     assert (ran.count("a"), ran.count("b")) == (4, 12)
 
 
@@ -154,8 +155,8 @@ def test_a_file_is_measured_beside_the_suite_and_corrects_all_boards(
 
 
 def test_layers_of_ncnn_are_timed_one_by_one(network: Path, tmp_path: Path) -> None:
-    file, shapes = read.runnable(network, "ncnn")
-    job = AgentCall(file, "ncnn", inputs=hosting._ones(shapes, tmp_path / "ones.npz"), profile=3)
+    (file, _), shapes = read.runnable((network,), "ncnn")
+    job = call(file, "ncnn", inputs=hosting._ones(shapes, tmp_path / "ones.npz"), profile=3)
     document = load_device("cpu").run("cpu", job).document
     rows = document["profile"]["operators"]
     kinds = [line.split()[0] for line in file.read_text(encoding="ascii").splitlines()[2:]]

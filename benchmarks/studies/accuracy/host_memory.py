@@ -12,13 +12,15 @@ import argparse
 import csv
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgedistill.artifacts.identify import described
+from edgedistill.artifacts.running import Subject, call_for
 from edgedistill.plugins import find_plugin, load_device
 from edgedistill.prediction import networks as suite
 from edgedistill.prediction.own_board import exported
-from edgedistill.types import AgentCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +70,8 @@ def measured(runtime: str) -> tuple[list[Json], str]:
     with tempfile.TemporaryDirectory() as folder:
         for name in (*suite.SUITE, *suite.UNSEEN):
             path = exported(name, runtime, Path(folder))
-            document = load_device("cpu").run("cpu", AgentCall(path, runtime, min_queries=5)).document
+            call = replace(call_for(Subject(described(path), runtime)), min_queries=5)
+            document = load_device("cpu").run("cpu", call).document
             memory, version = document["memory_bytes"], document["runtime_version"]
             facts = {"network": name, "family": name.split("-", maxsplit=1)[0], "base_bytes": memory["after_import"]}
             facts["growth_bytes"] = memory["peak"] - memory["after_import"]

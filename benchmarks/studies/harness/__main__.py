@@ -8,7 +8,6 @@ python -m benchmarks.studies.harness page      the page alone, from what was mea
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,7 +18,7 @@ from benchmarks.studies.harness.harness import harness
 from benchmarks.studies.harness.kept import Kept
 from benchmarks.studies.harness.models import SIZES, artifact
 from benchmarks.studies.harness.page import page
-from edgedistill.plugins import load_exporter
+from edgedistill.plugins import installed, load_exporter
 
 if TYPE_CHECKING:
     from edgedistill.types import Artifact
@@ -54,8 +53,8 @@ def _by_runtime(options: argparse.Namespace) -> dict[tuple[str, str], Artifact]:
     for size in options.model or SIZES:
         for fmt in options.to or FORMATS:
             file = artifact(fmt, "stack", *SIZES[size], options.folder / "models" / size.replace(" ", ""))
-            for runtime, module in load_exporter(fmt).RUNTIMES.items():
-                if importlib.util.find_spec(module) is not None:
+            for runtime, (module, _) in load_exporter(fmt).RUNTIMES.items():
+                if installed(module):
                     found[size, runtime] = file
     return found
 

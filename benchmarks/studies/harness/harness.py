@@ -7,12 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+from edgedistill.artifacts.running import Subject, call_for
 from edgedistill.plugins import load_device
-from edgedistill.types import AgentCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -69,7 +70,7 @@ def _bare(file: Artifact, runtime: str, seconds: float) -> float:
 
 
 def _ours(file: Artifact, runtime: str, seconds: float, *, own_clock: bool = False) -> float:
-    job = AgentCall(file.path, runtime, min_queries=10, min_duration_s=seconds)
+    job = replace(call_for(Subject(file, runtime)), min_queries=10, min_duration_s=seconds)
     document = load_device("cpu").run("cpu", job).document
     return float(document["runtime_p50_ms"] if own_clock else median(document["latency_ns"]) / 1e6)
 

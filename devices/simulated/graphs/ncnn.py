@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgedistill import agent
-
+from ..._param import layers_of
 from .graph import Graph, Layer, fused, unknown_layer
 from .read import ncnn_inputs
 
@@ -111,18 +110,18 @@ def read(path: Path) -> Graph:
         ValueError: ncnn cannot read or run it.
     """
     ncnn: Any = import_module("ncnn")
-    lines = agent._ncnn_layers(str(path))  # noqa: SLF001 - the reader of the format
-    shapes = _shapes(ncnn, path, [blob for _, _, above, _ in lines for blob in above])
+    lines = layers_of(path)
+    shapes = _shapes(ncnn, path, [blob for line in lines for blob in line.above])
     unknown: dict[str, int] = {}
     layers = [
-        _layer(kind, f"{kind} {number}", below, above, settings, shapes, unknown)
-        for number, (kind, below, above, settings) in enumerate(lines)
+        _layer(line.kind, f"{line.kind} {number}", line.below, line.above, line.settings, shapes, unknown)
+        for number, line in enumerate(lines)
     ]
-    read_somewhere = {blob for _, below, _, _ in lines for blob in below}
-    outputs = tuple(blob for _, _, above, _ in lines for blob in above if blob not in read_somewhere)
-    inputs = tuple(above[0] for kind, _, above, _ in lines if kind == "Input")
+    read_somewhere = {blob for line in lines for blob in line.below}
+    outputs = tuple(blob for line in lines for blob in line.above if blob not in read_somewhere)
+    inputs = tuple(line.above[0] for line in lines if line.kind == "Input")
     sizes = {blob: math.prod(shape) for blob, shape in shapes.items()}
-    item = 1 if any(kind in _CONVOLUTIONS and settings.get(_INT8, "0") != "0" for kind, _, _, settings in lines) else 4
+    item = 1 if any(line.kind in _CONVOLUTIONS and line.settings.get(_INT8, "0") != "0" for line in lines) else 4
     return Graph(fused(layers, outputs), sizes, inputs, outputs, path.with_suffix(".bin").stat().st_size, item, unknown)
 
 
@@ -146,16 +145,15 @@ def _shapes(ncnn: Any, path: Path, blobs: list[str]) -> dict[str, tuple[int, ...
 def _layer(
     kind: str,
     name: str,
-    below: list[str],
-    above: list[str],
+    given: tuple[str, ...],
+    outputs: tuple[str, ...],
     settings: dict[str, str],
     shapes: dict[str, tuple[int, ...]],
     unknown: dict[str, int],
 ) -> Layer:
-    given, outputs = tuple(below), tuple(above)
-    after = shapes[above[0]] if above else (1,)
+    after = shapes[outputs[0]] if outputs else (1,)
     if kind in (*_CONVOLUTIONS, *_TRANSPOSED, *_VOLUMES):
-        before, weights = shapes[below[0]], int(settings["6"])
+        before, weights = shapes[given[0]], int(settings["6"])
         positions = math.prod((before if kind in _TRANSPOSED else after)[1:])
         if kind not in _CONVOLUTIONS:
             return unknown_layer(kind, name, given, outputs, unknown, macs=weights * positions, weights=weights)

@@ -11,10 +11,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgedistill.companions import companions_of
 from edgedistill.errors import ArtifactError, PluginError, UsageError, nearest
 from edgedistill.types import file_sha256
 
+from ..._param import input_shapes, layers_of
 from .graph import UnfitError
 
 if TYPE_CHECKING:
@@ -85,18 +85,24 @@ def read_graph(path: Path) -> Graph:
     return graph
 
 
-def runnable(path: Path, runtime: str) -> tuple[Path, dict[str, tuple[int, ...]]]:
-    """A file that the runtime opens, with its inputs' shapes (ncnn asks for them).
+def runnable(files: tuple[Path, ...], runtime: str) -> tuple[tuple[Path, ...], dict[str, tuple[int, ...]]]:
+    """A file that the runtime opens and those that hold its weights, with its inputs' shapes (ncnn asks for them).
 
     An ONNX file becomes one of ncnn by pnnx, kept by its digest: weights and shapes are the file's, batch 1.
+
+    Args:
+        files: the file, and those beside it that hold its weights.
+        runtime: that shall open it.
 
     Raises:
         ArtifactError: pnnx cannot convert it.
     """
+    path = files[0]
     if path.suffix == ".onnx" and runtime == "ncnn":
         shapes = _onnx_inputs(path)
-        return _converted(path, shapes), {f"in{n}": shape for n, shape in enumerate(shapes)}
-    return path, ncnn_inputs(path) if runtime == "ncnn" else {}
+        made = _converted(files, shapes)
+        return (made, made.with_suffix(".bin")), {f"in{n}": shape for n, shape in enumerate(shapes)}
+    return files, ncnn_inputs(path) if runtime == "ncnn" else {}
 
 
 def ncnn_inputs(path: Path) -> dict[str, tuple[int, ...]]:
@@ -105,11 +111,9 @@ def ncnn_inputs(path: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         ArtifactError: it does not.
     """
-    from edgedistill import agent
-
-    layers = agent._ncnn_layers(str(path))  # noqa: SLF001 - the reader of the format
-    found = {spec["name"]: spec["shape"] for spec in agent._ncnn_inputs(layers)}  # noqa: SLF001 - as above
-    if any(shape is None for shape in found.values()):
+    found = input_shapes(layers_of(path))
+    told = {name: (1, *shape) for name, shape in found.items() if shape is not None}
+    if len(told) < len(found):
         raise ArtifactError(
             f"{path.name} does not tell the shape of its input",
             where=str(path),
@@ -117,7 +121,7 @@ def ncnn_inputs(path: Path) -> dict[str, tuple[int, ...]]:
             got="none",
             fix="export it with EdgeDistill, or add the sizes to the Input layer's line",
         )
-    return {name: tuple(shape) for name, shape in found.items()}
+    return told
 
 
 def _onnx_inputs(path: Path) -> list[tuple[int, ...]]:
@@ -132,14 +136,14 @@ def _onnx_inputs(path: Path) -> list[tuple[int, ...]]:
     ]
 
 
-def _converted(path: Path, shapes: list[tuple[int, ...]]) -> Path:
+def _converted(files: tuple[Path, ...], shapes: list[tuple[int, ...]]) -> Path:
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
-    folder = Path(cache) / "edgedistill" / "converted" / _key(path)
+    folder = Path(cache) / "edgedistill" / "converted" / _key(files)
     target = folder / "model.ncnn.param"
     if not target.is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".converting-", dir=folder.parent) as work:
-            _pnnx(path, shapes, Path(work))
+            _pnnx(files, shapes, Path(work))
             kept = Path(work) / "kept"
             kept.mkdir()
             for ending in (".param", ".bin"):
@@ -149,7 +153,7 @@ def _converted(path: Path, shapes: list[tuple[int, ...]]) -> Path:
     return target
 
 
-def _key(path: Path) -> str:
+def _key(files: tuple[Path, ...]) -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -157,19 +161,20 @@ def _key(path: Path) -> str:
     except PackageNotFoundError as error:
         raise PluginError(
             "an ONNX file is turned into one of ncnn by pnnx, which this environment does not have",
-            where=str(path),
+            where=str(files[0]),
             expected="the extra 'ncnn' installed",
             got=str(error),
             fix="pip install 'edgedistill[ncnn]', or --predictor graph",
         ) from error
-    digests = [file_sha256(file) for file in (path, *companions_of(path)) if file.is_file()]
+    digests = [file_sha256(file) for file in files if file.is_file()]
     return hashlib.sha256(" ".join([tool, *digests]).encode()).hexdigest()[:32]
 
 
-def _pnnx(path: Path, shapes: list[tuple[int, ...]], work: Path) -> None:
+def _pnnx(files: tuple[Path, ...], shapes: list[tuple[int, ...]], work: Path) -> None:
     package: Any = import_module("pnnx")
+    path, *companions = files
     shutil.copyfile(path, work / "model.onnx")
-    for companion in (file for file in companions_of(path) if file.is_file()):
+    for companion in companions:
         shutil.copyfile(companion, work / companion.name)
     told = ",".join(f"[{','.join(map(str, shape))}]" for shape in shapes)
     command = [package.EXEC_PATH, "model.onnx", f"inputshape={told}", "fp16=0"]

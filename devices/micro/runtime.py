@@ -1,4 +1,4 @@
-"""The agent with one runtime more: tflite-micro's interpreter of this host. `python -P micro/agent.py`, see the agent.
+"""TFLite in tflite-micro's interpreter of this host, for the agent: stand-alone, Python 3.8, numpy and tflite_micro.
 
 tflite-micro answers a small arena, a missing operator or a bad file with a message on stderr, a false return, or the
 death of the process. So whatever may fail is tried in a forked child first.
@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import os
 import re
-import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 
 import numpy as np
 
-from edgedistill import agent
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from edgedistill.agent import Given, Session
+    from edgedistill.contracts import Agent
 
+RUNTIMES = {"tflite-micro": ("tflite_micro", "tflite_micro")}
 LARGEST_ARENA = 1 << 30
 """Bytes; a file that does not run in this much does not lack memory."""
 STEP = 16
@@ -25,13 +25,13 @@ STEP = 16
 _LACKING = re.compile(r"Didn't find op for builtin opcode '(\w+)'")
 
 
-def open_tflite_micro(path: str, threads: int, given: dict[str, agent.Given] | None = None) -> agent.Session:  # noqa: ARG001 - it knows no dynamic shapes
-    """A TFLite file in the smallest arena in which it runs, with reference kernels.
+def open(agent: Agent, runtime: str, path: str, threads: int, given: Optional[Dict[str, Given]]) -> Session:
+    """The smallest arena in which the file runs, with reference kernels; it knows no dynamic shapes.
 
     Raises:
         ValueError: the file does not run there; the reason in tflite-micro's words, every missing operator named.
     """
-    from tflite_micro.python.tflite_micro import runtime
+    from tflite_micro.python.tflite_micro import runtime as library
 
     if threads != 1:
         raise ValueError(f"tflite-micro has one thread, not {threads}")
@@ -41,12 +41,12 @@ def open_tflite_micro(path: str, threads: int, given: dict[str, agent.Given] | N
         lacking = unsupported(content)
         raise ValueError(f"tflite-micro has no {', '.join(lacking)}" if lacking else died)
     arena = smallest(lambda size: trial(lambda: _infer(content, size)) is None)
-    interpreter = runtime.Interpreter.from_bytes(content, arena_size=arena)
+    interpreter = library.Interpreter.from_bytes(content, arena_size=arena)
     graph = _graph(content)
     inputs = [_spec(graph, index, interpreter.get_input_details(n)) for n, index in enumerate(graph.inputs)]
     outputs = [_spec(graph, index, interpreter.get_output_details(n)) for n, index in enumerate(graph.outputs)]
 
-    def run(feed: list[Any]) -> list[Any]:
+    def run(feed: List[Any]) -> List[Any]:
         for number, value in enumerate(feed):
             interpreter.set_input(value, number)
         interpreter.invoke()
@@ -56,8 +56,7 @@ def open_tflite_micro(path: str, threads: int, given: dict[str, agent.Given] | N
 
 
 def _read(path: str) -> bytes:
-    with open(path, "rb") as stream:  # noqa: PTH123 - as the agent does
-        content = stream.read()
+    content = Path(path).read_bytes()
     if content[4:8] != b"TFL3":
         raise ValueError("not a TFLite file: no TFL3 at byte 4")
     return content
@@ -82,7 +81,7 @@ def _infer(content: bytes, arena: int) -> None:
     interpreter.invoke()
 
 
-def trial(attempt: Callable[[], object]) -> str | None:
+def trial(attempt: Callable[[], object]) -> Optional[str]:
     """Do something in a child of this process: None when it went well, else what it said or how it died."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -91,7 +90,7 @@ def trial(attempt: Callable[[], object]) -> str | None:
         os.dup2(writing, 2)
         try:
             attempt()
-        except BaseException as error:  # noqa: BLE001 - the child must not go on as its parent
+        except BaseException as error:  # the child must not go on as its parent
             os.write(2, f"\n{type(error).__name__}: {error}".encode())
             os._exit(1)
         os._exit(0)
@@ -116,7 +115,7 @@ def smallest(works: Callable[[int], bool]) -> int:
     return high
 
 
-def unsupported(content: bytes) -> list[str]:
+def unsupported(content: bytes) -> List[str]:
     """Builtin operators of the file that tflite-micro has no kernel of.
 
     It stops at the first; so that one is made an operator that it has, and the file is opened again.
@@ -125,7 +124,7 @@ def unsupported(content: bytes) -> list[str]:
 
     model: Any = runtime.convert_bytearray_to_object(content)
     operators = vars(runtime.schema_fb.BuiltinOperator)
-    found: list[str] = []
+    found: List[str] = []
     while True:
         said = trial(lambda: _open(_packed(model)))
         match = _LACKING.search(said or "")
@@ -151,11 +150,11 @@ def _packed(model: Any) -> bytes:
     return bytes(builder.Output())
 
 
-def _spec(graph: Any, index: int, told: Any) -> dict[str, Any]:
+def _spec(graph: Any, index: int, told: Any) -> Dict[str, Any]:
     """A tensor as the agent describes it; the interpreter knows no names."""
     name = graph.tensors[index].name
     dtype = np.dtype(told["dtype"])
-    spec: dict[str, Any] = {
+    spec: Dict[str, Any] = {
         "name": name.decode(errors="replace") if isinstance(name, bytes) else str(name),
         "shape": [int(d) for d in told["shape"]],
         "dtype": dtype.name,
@@ -167,8 +166,3 @@ def _spec(graph: Any, index: int, told: Any) -> dict[str, Any]:
             "zero_point": int(parameters["zero_points"][0]),
         }
     return spec
-
-
-if __name__ == "__main__":
-    agent.OPENERS["tflite-micro"] = (open_tflite_micro, "tflite_micro", "tflite_micro")
-    sys.exit(agent.main())

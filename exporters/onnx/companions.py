@@ -1,4 +1,4 @@
-"""Files that lie beside an artifact and hold its weights."""
+"""Files beside an ONNX file that hold its weights."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def companions_of(path: Path) -> tuple[Path, ...]:
-    """A .bin for ncnn and OpenVINO; for ONNX the files that its tensors name. They need not exist.
+def companions(path: Path) -> tuple[Path, ...]:
+    """Those of the files that its tensors name that are there: `inventory` tells of others.
 
-    Of an ONNX file that cannot be read, or without the library that reads it, none is known.
+    Of a file that cannot be read, or without the library that reads it, none is known.
     """
-    if path.suffix in (".xml", ".param"):
-        return (path.with_suffix(".bin"),)
-    return tuple(_named_by(path)) if path.suffix == ".onnx" else ()
+    return tuple(file for file in _named_by(path) if file.is_relative_to(path.parent) and file.is_file())
 
 
 def _named_by(path: Path) -> dict[Path, None]:
