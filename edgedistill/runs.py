@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgedistill.errors import StorageError
-from edgedistill.storage import fsync, is_full, storage_error, storage_errors, write_atomically
+from edgedistill.storage import atomically, fsync, is_full, storage_error, storage_errors, write_atomically
 from edgedistill.types import Json, file_sha256
 
 if TYPE_CHECKING:
@@ -180,17 +180,22 @@ def publish(source: Path, target: Path) -> None:
     with storage_errors(target.parent):
         if _same(source, target):
             return
-        temporary = target.with_name(f".{target.name}.part")
-        _remove(temporary)
         if source.is_dir():
-            shutil.copytree(source, temporary, ignore=shutil.ignore_patterns(_LIST))
-            _remove(target)
-            temporary.rename(target)
-        else:
+            _publish_folder(source, target)
+            return
+        with atomically(target) as temporary:
+            _remove(temporary)
             shutil.copyfile(source, temporary)
             if target.is_dir():
                 _remove(target)
-            temporary.replace(target)
+
+
+def _publish_folder(source: Path, target: Path) -> None:
+    temporary = target.with_name(f".{target.name}.part")
+    _remove(temporary)
+    shutil.copytree(source, temporary, ignore=shutil.ignore_patterns(_LIST))
+    _remove(target)
+    temporary.rename(target)
 
 
 def _same(source: Path, target: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -79,14 +80,26 @@ def is_full(root: Path) -> bool:
         return False
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write to a temporary name, flush to disk, rename."""
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as stream:
-        stream.write(content.encode() if isinstance(content, str) else content)
-        stream.flush()
-        os.fsync(stream.fileno())
+@contextmanager
+def atomically(path: Path, *, contended: bool = False) -> Iterator[Path]:
+    """A temporary name to write to: what is closed under it is flushed to disk, and then gets the name `path`.
+
+    Args:
+        path: replaced as a whole, or left as it is where the writing fails.
+        contended: other processes may write the same file at the same time. A name of its own is then left behind by a
+            kill; otherwise the next write takes the old one again.
+    """
+    own = f".{secrets.token_hex(8)}" if contended else ""
+    temporary = path.with_name(f".{path.name}{own}.part")
+    yield temporary
+    fsync(temporary)
     temporary.replace(path)
+
+
+def write_atomically(path: Path, content: str | bytes, *, contended: bool = False) -> None:
+    """The same for content that is at hand; see `atomically`."""
+    with atomically(path, contended=contended) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def fsync(path: Path) -> None:

@@ -11,47 +11,66 @@ from typing import TYPE_CHECKING
 from edgedistill.errors import DeviceError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from .layout import Deb
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _SUITES = re.compile(r"(buster|bullseye|bookworm|trixie|forky|sid|oldstable|stable|testing|unstable)(-updates)?$")
+_SOURCES = "/etc/apt/sources.list, /etc/apt/sources.list.d"
+_LISTING = ("apt-get", "--no-release-info", "indextargets")
+"""What the sources name; without what Release files say, the indexes need not have been fetched."""
+_LINE = "$(REPO_URI) $(RELEASE) $(COMPONENT)"
 
 
-def debian_mirrors(texts: Iterable[str]) -> list[str]:
-    """Debian's mirrors named by apt's source files, one-line and deb822: those with a Debian suite and `main`."""
-    found = []
-    for text in texts:
-        lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
-        for line in lines:
-            match re.sub(r"\[[^]]*\]", "", line).split():
-                case ["deb", uri, suite, *components] if _SUITES.match(suite) and "main" in components:
-                    found.append(uri)
-        for paragraph in re.split(r"\n\s*\n", "\n".join(lines)):
-            fields = {key.lower(): value.split() for key, value in re.findall(r"(?m)^([\w-]+):(.*)$", paragraph)}
-            suites = [suite for suite in fields.get("suites", []) if _SUITES.match(suite)]
-            if suites and "deb" in fields.get("types", []) and "main" in fields.get("components", []):
-                found += fields.get("uris", [])
-    return list(dict.fromkeys(found))
+def debian_mirrors() -> list[str]:
+    """Debian's mirrors that apt is set up with, in its order: those with a Debian suite and `main`.
+
+    Raises:
+        UsageError: there is no apt-get, or it cannot read its sources.
+    """
+    lines = [line.rsplit(maxsplit=2) for line in _listed().splitlines()]
+    wanted = [uri for uri, suite, component in lines if component == "main" and _SUITES.match(suite)]
+    return [uri.removesuffix("/") for uri in dict.fromkeys(wanted) if not uri.startswith("cdrom:")]
+
+
+def _listed() -> str:
+    """Address, suite and component of every index of packages, a line each."""
+    command = [*_LISTING, "--format", _LINE, "Created-By: Packages"]
+    environment = {**os.environ, "LC_ALL": "C"}
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise UsageError(
+            "there is no apt-get on this machine, which knows its Debian mirror",
+            where="this machine",
+            expected="apt-get",
+            got="none found",
+            fix="use a Debian machine or container; repeat",
+        ) from error
+    if done.returncode:
+        raise UsageError(
+            "apt-get cannot read its sources",
+            where=_SOURCES,
+            expected="sources that apt understands",
+            got=_complaint(done.stderr),
+            fix="correct them until `apt-get indextargets` answers, or set EDGEDISTILL_DEBIAN_MIRROR; repeat",
+        )
+    return done.stdout
 
 
 def mirror() -> str:
     """EDGEDISTILL_DEBIAN_MIRROR, else the first mirror of the machine's apt.
 
     Raises:
-        UsageError: this machine's apt knows no Debian mirror.
+        UsageError: this machine's apt knows no Debian mirror, or does not answer.
     """
     given = os.environ.get("EDGEDISTILL_DEBIAN_MIRROR")
     if given:
         return given
-    folder = Path("/etc/apt")
-    files = [folder / "sources.list", *sorted(folder.glob("sources.list.d/*"))]
-    found = debian_mirrors(f.read_text(encoding="utf-8", errors="replace") for f in files if f.is_file())
+    found = debian_mirrors()
     if not found:
         raise UsageError(
             "apt on this machine knows no Debian mirror, from which the emulator comes",
-            where="/etc/apt/sources.list, /etc/apt/sources.list.d",
+            where=_SOURCES,
             expected="Debian, or a machine with apt and debian-archive-keyring, and a mirror",
             got="no source with a Debian suite and `main`",
             fix="set EDGEDISTILL_DEBIAN_MIRROR to the address of a Debian mirror, and repeat",
@@ -87,7 +106,8 @@ def prepare(root: Path, uri: str, suite: str) -> None:
         (root / folder).mkdir(parents=True, exist_ok=True)
     for folder in ("state/lists/partial", "cache/archives/partial"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    machine = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=False).stdout  # noqa: S607
+    command = ["apt-config", "dump"]
+    machine = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     for name, content in configuration(root, uri, suite, machine).items():
         (root / name).write_text(content, encoding="utf-8")
     _apt(root, root, "update", what=f"the index of {uri}")
@@ -101,7 +121,8 @@ def download(root: Path, deb: Deb, into: Path) -> Path:
     """
     _apt(root, into, "download", f"{deb.name}:{deb.place}", what=f"{deb.name}:{deb.place}")
     (path,) = into.glob("*.deb")
-    told = subprocess.run(["dpkg-deb", "-f", path, "Version"], capture_output=True, text=True, check=False)  # noqa: S607
+    command = ["dpkg-deb", "-f", str(path), "Version"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
     version = told.stdout.strip()
     if not version.startswith(deb.version):
         raise DeviceError(
@@ -119,11 +140,15 @@ def _apt(root: Path, folder: Path, *arguments: str, what: str) -> None:
     command = ["apt-get", "-qq", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        told = [line for line in done.stderr.splitlines() if line.startswith(("E:", "W:"))] or ["no word"]
         raise DeviceError(
             f"apt could not fetch {what}",
             where=" ".join(command),
             expected="a mirror that answers, and room on the disk",
-            got=told[0],
+            got=_complaint(done.stderr),
             fix="look at the network (and http_proxy), then repeat: what was fetched is kept",
         )
+
+
+def _complaint(told: str) -> str:
+    """The first of apt's own errors and warnings."""
+    return next((line for line in told.splitlines() if line.startswith(("E:", "W:"))), "no word")

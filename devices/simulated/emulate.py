@@ -13,6 +13,7 @@ import numpy as np
 
 import edgedistill.agent
 from edgedistill.errors import ArtifactError
+from edgedistill.storage import write_atomically
 from edgedistill.types import file_sha256
 
 from .._arm.cores import CORES
@@ -65,9 +66,7 @@ def counted(
         "core": core,
         "features": dict(zip(FEATURES, features.tolist(), strict=True)),
     }
-    with tempfile.NamedTemporaryFile("w", dir=kept.parent, suffix=".part", delete=False, encoding="utf-8") as stream:
-        stream.write(json.dumps(document) + "\n")
-    Path(stream.name).replace(kept)
+    write_atomically(kept, json.dumps(document) + "\n", contended=True)
     return features
 
 

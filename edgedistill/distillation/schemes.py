@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from edgedistill.distillation.cache import CachedTeacher
 from edgedistill.distillation.learners import Cohort, Student
-from edgedistill.distillation.objective.objective import Objective, Sides, wanted
+from edgedistill.distillation.objective.objective import Objective, wanted
 from edgedistill.distillation.objective.peers import MutualObjective, SelfObjective
+from edgedistill.distillation.objective.table import Sides
 from edgedistill.distillation.training.distributed import world
 from edgedistill.distillation.training.place import deterministic, mixed
 from edgedistill.distillation.training.trainer import Lesson, fit
@@ -297,7 +298,7 @@ def without_layers(terms: Sequence[Term]) -> list[Term]:
     Raises:
         ModelError: there is none that listens to the teacher.
     """
-    kept = [term for term in terms if not getattr(term, "student_layers", [])]
+    kept = [term for term in terms if not term.pairs]
     if not wanted(kept).teacher:
         raise ModelError(
             "the objective names layers only, and an assistant has others",

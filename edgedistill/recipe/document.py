@@ -115,10 +115,9 @@ class Recipe(Section):
         scheme = self.distill.scheme
         phases = [phase.objective for phase in scheme.phases] if isinstance(scheme, MultiStage) else []
         for term in [term for objective in [self.distill.terms, *phases] for term in objective]:
-            wanted = getattr(term, "teacher", None)
-            if wanted is not None and wanted not in names:
+            if term.member is not None and term.member not in names:
                 raise ValueError(
-                    f"the term {term.loss} names the teacher {wanted!r}; "
+                    f"the term {term.loss} names the teacher {term.member!r}; "
                     + (f"the ensemble has {names}" if names else "only an ensemble's members can be named")
                 )
         return self

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_args
+import re
+from dataclasses import dataclass
+from itertools import compress
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Discriminator, Tag, ValidationError
+from pydantic.fields import FieldInfo
 
 from edgedistill.errors import RecipeError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Hashable, Iterable, Iterator
     from pathlib import Path
 
+    from pydantic_core import ErrorDetails
+
+    Chooser = str | Callable[[Any], Hashable]
+
+Location = tuple[str | int, ...]
+"""Keys and positions that lead to a value."""
 Places = dict[tuple[str, ...], str]
 """Where every key of a document stands: `line 3`, or the `--set` that gave it."""
 
@@ -127,7 +137,7 @@ def explain(
     error: ValidationError, section: type[BaseModel], document: dict[str, Any], path: Path, places: Places
 ) -> RecipeError:
     """The first mistake as a RecipeError (with the count of the others); a misspelt key before one that lacks."""
-    found = [(_real_location(problem, document), problem) for problem in _of_chosen_branch(error, document)]
+    found = [(_real_location(problem, document), problem) for problem in _of_chosen_branch(error, section, document)]
     problems = sorted(found, key=lambda pair: pair[1]["type"] != "extra_forbidden")
     location, problem = problems[0]
     kind, message, got = problem["type"], problem["msg"].removeprefix("Value error, "), repr(problem["input"])
@@ -163,79 +173,119 @@ def explain(
     )
 
 
-def _real_location(problem: Any, document: Any) -> tuple[str | int, ...]:
+def _real_location(problem: ErrorDetails, document: object) -> Location:
     """A pydantic location without the names of union branches, which are no keys of the document."""
     location: list[str | int] = []
     for position, part in enumerate(problem["loc"]):
         last = position == len(problem["loc"]) - 1
-        known = isinstance(document, dict) and part in document
-        if known or (isinstance(document, list) and isinstance(part, int)):
+        if _is_key(part, document):
             location.append(part)
-            document = document[part] if known or part < len(document) else None
+            document = _below(document, part)
         elif last and problem["type"] == "missing":
             location.append(part)
     return tuple(location)
 
 
-def _of_chosen_branch(error: ValidationError, document: dict[str, Any]) -> list[Any]:
-    """Problems of the branch the writer meant, where values tell it: a mapping for `normalize` means fixed values."""
+def _is_key(part: str | int, node: object) -> bool:
+    """Whether a part of a pydantic location is a key or a position in the document, and no branch of a union."""
+    return (isinstance(node, dict) and part in node) or (isinstance(node, list) and isinstance(part, int))
+
+
+def _below(node: object, part: str | int) -> object:
+    """What stands at a key or a position; None where nothing does."""
+    if isinstance(node, dict):
+        return node.get(part)
+    return node[part] if isinstance(node, list) and isinstance(part, int) and part < len(node) else None
+
+
+def _of_chosen_branch(error: ValidationError, section: type[BaseModel], document: object) -> list[ErrorDetails]:
+    """Problems of the branches the writer meant, where that can be told: with a mapping a section, without one a value.
+
+    Unions with a discriminator have problems of the chosen branch alone.
+    """
     everything = error.errors(include_url=False)
-    problems = []
-    for problem in everything:
-        location = list(problem["loc"])
-        if "normalize" in location:
-            node: Any = document
-            for part in location[: location.index("normalize") + 1]:
-                node = node.get(part, node) if isinstance(node, dict) else node
-            if ("literal" in str(location[-1])) == isinstance(node, dict):
-                continue
-        problems.append(problem)
-    return problems or everything
+    taken = [list(_branches_taken(problem["loc"], section, document)) for problem in everything]
+    meant = {union for branches in taken for union, fits in branches if fits}
+    fitting = [all(fits or union not in meant for union, fits in branches) for branches in taken]
+    return list(compress(everything, fitting))
 
 
-def _section_at(section: type[BaseModel], location: Iterable[str | int], document: Any) -> list[type[BaseModel]]:
-    """The model classes that may stand at a location."""
-    found: list[type[BaseModel]] = [section]
-    for part in location:
-        if isinstance(part, int):
-            document = document[part] if isinstance(document, list) and part < len(document) else None
+def _branches_taken(location: Location, section: type[BaseModel], document: object) -> Iterator[tuple[Location, bool]]:
+    """Every union on the way to a problem, and whether the branch that complains is of the kind that was given."""
+    keys: list[str | int] = []
+    node = document
+    for position, part in enumerate(location):
+        if _is_key(part, node):
+            keys.append(part)
+            node = _below(node, part)
         else:
-            found = [
-                model
-                for candidate in found
-                if part in candidate.model_fields
-                for model in _models_in(candidate.model_fields[part].annotation)
-            ]
-            document = document.get(part) if isinstance(document, dict) else None
+            sections = {model.__name__ for model in _section_at(section, keys, document)}
+            is_section = not sections.isdisjoint(re.findall(r"\w+", str(part)))  # a validator's name may be around it
+            yield location[:position], is_section == isinstance(node, dict)
+
+
+@dataclass(frozen=True)
+class _Branch:
+    """A section that may stand at a key, and what tells it from the others that may.
+
+    Attributes:
+        model: the class.
+        chooser: the key whose value names the class, or the function that gives its tag; None: it is the only one.
+        tag: what that function gives for this class.
+    """
+
+    model: type[BaseModel]
+    chooser: Chooser | None
+    tag: str
+
+    def chosen_by(self, given: dict[str, object]) -> bool:
+        """Whether the given keys mean this class."""
+        if isinstance(self.chooser, str):
+            return given.get(self.chooser) in _tags(self.model, self.chooser)
+        return self.chooser is None or self.chooser(given) == self.tag
+
+
+def _section_at(section: type[BaseModel], location: Iterable[str | int], document: object) -> list[type[BaseModel]]:
+    """The classes that may stand at a location: the one that its keys choose, or all of them."""
+    found = [_Branch(section, None, "")]
+    for part in location:
+        document = _below(document, part)
+        if not isinstance(part, int):
+            fields = [branch.model.model_fields[part] for branch in found if part in branch.model.model_fields]
+            found = [branch for field in fields for branch in _branches_of(field)]
         if isinstance(document, dict):
-            found = [model for model in found if _chosen(model, document)] or found
-    return found
+            found = [branch for branch in found if branch.chosen_by(document)] or found
+    return [branch.model for branch in found]
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def _branches_of(field: FieldInfo) -> list[_Branch]:
+    return _branches_in(field.annotation, _chooser([field, *field.metadata]), "")
+
+
+def _branches_in(annotation: object, chooser: Chooser | None, tag: str) -> list[_Branch]:
+    """The sections that a type consists of, with what its annotations say of them."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+        return [_Branch(annotation, chooser, tag)]
+    alternatives = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        alternatives, notes = alternatives[:1], alternatives[1:]
+        chooser = _chooser(notes) or chooser
+        tag = next((note.tag for note in notes if isinstance(note, Tag)), tag)
+    return [branch for one in alternatives for branch in _branches_in(one, chooser, tag)]
 
 
-_CHOOSERS = ("source", "loss", "kind")
-"""Keys whose value says which class a section is."""
-_KIND_KEYS = ("ensemble", "model", "file", "family")
-"""Keys whose presence says which kind of model a section describes."""
+def _chooser(notes: Iterable[object]) -> Chooser | None:
+    """What the first note that is about it says of choosing."""
+    for note in notes:
+        found = note.discriminator if isinstance(note, FieldInfo | Discriminator) else None
+        if found is not None:
+            return _chooser([found]) if isinstance(found, Discriminator) else found
+    return None
 
 
 def _tags(model: type[BaseModel], chooser: str) -> tuple[str, ...]:
     """The values of the choosing key that mean this class."""
     return get_args(model.model_fields[chooser].annotation) if chooser in model.model_fields else ()
-
-
-def _chosen(model: type[BaseModel], given: dict[str, Any]) -> bool:
-    """Whether the given keys select this branch of a union."""
-    for chooser in _CHOOSERS:
-        if chooser in model.model_fields:
-            return given.get(chooser) in _tags(model, chooser)
-    own = next((key for key in _KIND_KEYS if key in model.model_fields), None)
-    return own is None or own == next((key for key in _KIND_KEYS if key in given), "family")
 
 
 def _keys_at(section: type[BaseModel], location: tuple[str | int, ...], document: dict[str, Any]) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -28,11 +28,13 @@ class Schedule(Section):
         return self
 
 
-def _as_list(value: Any) -> Any:
+def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
 Layers = Annotated[list[str], BeforeValidator(_as_list)]
+Tap = Literal["output", "input", "pre_activation"]
+Projection = Literal["auto", "none", "linear", "conv1x1", "conv_bn"]
 
 
 class _Term(Section):
@@ -41,7 +43,30 @@ class _Term(Section):
     schedule: Schedule = Schedule()
     """How the weight moves over the epochs."""
 
-    def parameters(self) -> dict[str, Any]:
+    taught: ClassVar[bool] = False
+    """Whether it listens to a teacher."""
+
+    @property
+    def member(self) -> str | None:
+        """The ensemble's member that it listens to, if it names one."""
+        return None
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Layers of the student, each with its partner in the teacher; none: the term is of the logits."""
+        return []
+
+    @property
+    def tap(self) -> Tap:
+        """What is taken of every layer."""
+        return "output"
+
+    @property
+    def projection(self) -> Projection:
+        """What brings the student's features to the teacher's shape."""
+        return "none"
+
+    def parameters(self) -> dict[str, object]:
         """What the loss function itself is given."""
         return self.model_dump(exclude=set(_COMMON))
 
@@ -58,8 +83,14 @@ class CrossEntropy(_Term):
 
 
 class _TeacherTerm(_Term):
+    taught: ClassVar[bool] = True
     teacher: str | None = None
     """The ensemble's member that teaches this term. Default: the whole ensemble, or its `features_from`."""
+
+    @property
+    def member(self) -> str | None:
+        """The teacher it names."""
+        return self.teacher
 
 
 class SoftTargets(_TeacherTerm):
@@ -71,10 +102,6 @@ class SoftTargets(_TeacherTerm):
     """Softens both distributions."""
     form: Literal["kl", "cross_entropy"] = "kl"
     """Their gradients are equal; the cross-entropy adds the teacher's entropy to the value."""
-
-    def parameters(self) -> dict[str, Any]:
-        """The form chooses the function."""
-        return {"temperature": self.temperature}
 
 
 class Dkd(_TeacherTerm):
@@ -149,8 +176,18 @@ class _LayerTerm(_TeacherTerm):
     """Dotted names in the student (`edgedistill layers`); a name or a list."""
     teacher_layers: Layers = Field(min_length=1)
     """Their partners in the teacher, in the same order."""
-    capture: Literal["output", "input", "pre_activation"] = "output"
+    capture: Tap = "output"
     """What is taken of every layer."""
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """In the recipe's order."""
+        return list(zip(self.student_layers, self.teacher_layers, strict=True))
+
+    @property
+    def tap(self) -> Tap:
+        """The recipe's `capture`."""
+        return self.capture
 
     @model_validator(mode="after")
     def _in_pairs(self) -> _LayerTerm:
@@ -163,8 +200,13 @@ class _LayerTerm(_TeacherTerm):
 
 
 class _ProjectedTerm(_LayerTerm):
-    projector: Literal["auto", "none", "linear", "conv1x1", "conv_bn"] = "auto"
+    projector: Projection = "auto"
     """Brings the student's features to the teacher's shape; trained, and never exported. `auto`: chosen by the shapes."""
+
+    @property
+    def projection(self) -> Projection:
+        """The recipe's `projector`."""
+        return self.projector
 
 
 class Hint(_ProjectedTerm):

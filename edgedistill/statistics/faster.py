@@ -8,7 +8,6 @@ that is symmetric; the interval is a bootstrap over rounds.
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
@@ -27,8 +26,8 @@ ALPHA = 0.005
 _LEAST = math.ceil(math.log2(2 / ALPHA))
 """Rounds from which on the test can call anything: all n on one side have a p-value of 2 / 2**n."""
 _RESAMPLES = 10_000
-_EXACT = 14
-"""Up to so many rounds all sign patterns are counted, beyond a sample of them."""
+_PATTERNS = 2 * _RESAMPLES
+"""Of signs: all of them are counted up to 14 rounds, which have no more than so many; beyond, a sample of so many."""
 
 Answer = Literal["faster", "same", "slower", "inconclusive"]
 
@@ -147,13 +146,24 @@ def sign_flip_p(logs: Float[Array, " rounds"]) -> float:
     Exact up to 14 values (Fisher's randomisation test for pairs, "The design of experiments", 1935, section 21);
     beyond, over 20,000 seeded patterns and the observed one.
     """
-    n = len(logs)
-    observed = abs(float(np.sum(logs)))
-    if n <= _EXACT:
-        signs = np.array(list(itertools.product((1.0, -1.0), repeat=n)))
-        return float(np.mean(np.abs(signs @ logs) >= observed - 1e-12))
-    signs = np.random.default_rng(0).choice([1.0, -1.0], (2 * _RESAMPLES, n))
-    return float((1 + np.sum(np.abs(signs @ logs) >= observed - 1e-12)) / (2 * _RESAMPLES + 1))
+    from scipy.stats import permutation_test
+
+    found = permutation_test(
+        (logs,),
+        _distance,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=_PATTERNS,
+        alternative="greater",
+        rng=np.random.default_rng(0),
+    )
+    return float(found.pvalue)
+
+
+def _distance(logs: Float[Array, "... rounds"], axis: int) -> Array:
+    """Of the sum from zero, in steps that rounding does not tell apart."""
+    found: Array = np.round(np.abs(np.sum(logs, axis=axis)), 12)
+    return found
 
 
 def _needed(logs: Float[Array, " rounds"], margin: float) -> int:

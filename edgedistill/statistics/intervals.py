@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 
     from edgedistill.types import Array
 
-Z95 = 1.959963984540054
-"""The 97.5% point of the standard normal: two-sided 95% intervals."""
-
 
 @dataclass(frozen=True)
 class Interval:
@@ -37,10 +34,10 @@ def wilson(successes: int, n: int) -> Interval:
     """
     if n <= 0 or not 0 <= successes <= n:
         raise ValueError(f"successes must lie in 0..n and n be positive, got {successes} of {n}")
-    p = successes / n
-    centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-    half = Z95 * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2)) / (1 + Z95**2 / n)
-    return Interval(p, max(0.0, centre - half), min(1.0, centre + half), n)
+    from scipy.stats import binomtest
+
+    found = binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    return Interval(successes / n, float(found.low), float(found.high), n)
 
 
 def paired_difference(a: Bool[Array, " n"], b: Bool[Array, " n"]) -> Interval:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from edgedistill.types import Json
 
@@ -33,13 +31,3 @@ def document(found: Mapping[str, str]) -> Json | None:
         ValueError: a text is no JSON.
     """
     return {key: json.loads(value) for key, value in found.items()} or None
-
-
-def replaced(path: Path, content: bytes) -> None:
-    """Put new content into a file, whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    part.replace(path)

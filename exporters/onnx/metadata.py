@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._shared.metadata import NAME, document, replaced, texts
+from edgedistill.storage import write_atomically
+
+from .._shared.metadata import NAME, document, texts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +25,7 @@ def embed(path: Path, metadata: Json) -> None:
     del model.metadata_props[:]
     for key, value in [*foreign, *((_PREFIX + key, value) for key, value in texts(metadata).items())]:
         model.metadata_props.add(key=key, value=value)
-    replaced(path, model.SerializeToString(deterministic=True))
+    write_atomically(path, model.SerializeToString(deterministic=True))
 
 
 def metadata(path: Path) -> Json | None:

@@ -6,7 +6,9 @@ import re
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import quoteattr
 
-from .._shared.metadata import NAME, document, replaced, texts
+from edgedistill.storage import write_atomically
+
+from .._shared.metadata import NAME, document, texts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +31,7 @@ def embed(path: Path, metadata: Json) -> None:
     lines += [vouched.group()] if vouched else []
     ours = f"\t\t<{NAME}>\n" + "".join(f"\t\t\t{line}\n" for line in lines) + f"\t\t</{NAME}>\n"
     start, end = block.span() if block else (_end_of_rt_info(xml),) * 2
-    replaced(path, (xml[:start] + ours + xml[end:]).encode())
+    write_atomically(path, (xml[:start] + ours + xml[end:]).encode())
 
 
 def _end_of_rt_info(xml: str) -> int:

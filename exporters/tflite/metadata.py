@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._shared.metadata import NAME, replaced, text
+from edgedistill.storage import write_atomically
+
+from .._shared.metadata import NAME, text
 from .flatbuffer import packed, read
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ def embed(path: Path, metadata: Json) -> None:
         model.buffers.append(schema.BufferT())
         model.metadata = [*(model.metadata or []), entry]
     model.buffers[entry.buffer].data = np.frombuffer(text(metadata).encode(), np.uint8)
-    replaced(path, packed(model))
+    write_atomically(path, packed(model))
 
 
 def metadata(path: Path) -> Json | None:

@@ -201,10 +201,46 @@ def test_another_pin_is_another_installation(monkeypatch: pytest.MonkeyPatch, tm
         ("deb http://archive.example/ubuntu noble main\n", []),
         ("# deb http://m.example/debian bookworm main\n", []),
         ("Types: deb\nURIs: https://n.example\nSuites: nodistro\nComponents: main\n", []),
+        (
+            "Types: deb\nURIs: http://a.example/\n http://b.example\nSuites: sid\nComponents: main\n",
+            ["http://a.example", "http://b.example"],
+        ),
+        ("Enabled: no\nTypes: deb\nURIs: http://off.example\nSuites: sid\nComponents: main\n", []),
+        ("deb http://flat.example ./\n", []),
+        ("deb cdrom:[Debian GNU/Linux 12]/ bookworm main\ndeb http://m.example sid main\n", ["http://m.example"]),
     ],
 )
-def test_the_mirror_is_the_one_that_the_machine_uses(text: str, expected: list[str]) -> None:
-    assert apt.debian_mirrors([text]) == expected
+def test_the_mirror_is_the_one_that_the_machine_uses(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, expected: list[str]
+) -> None:
+    machine_with(monkeypatch, tmp_path, text)
+    assert apt.debian_mirrors() == expected
+
+
+def machine_with(monkeypatch: pytest.MonkeyPatch, folder: Path, sources: str) -> None:
+    """Apt with these sources, and no index fetched yet."""
+    if shutil.which("apt-get") is None:
+        pytest.skip("no apt-get")
+    parts = folder / "parts"
+    parts.mkdir()
+    (parts / f"a.{'list' if sources.lstrip('# ').startswith('deb') else 'sources'}").write_text(sources)
+    settings = f'Dir::Etc::sourcelist "/dev/null"; Dir::Etc::sourceparts "{parts}"; Dir::State "{folder}";\n'
+    (folder / "apt.conf").write_text(settings)
+    monkeypatch.setenv("APT_CONFIG", str(folder / "apt.conf"))
+
+
+def test_sources_that_apt_cannot_read_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine_with(monkeypatch, tmp_path, "deb rubbish\n")
+    with pytest.raises(UsageError, match="cannot read its sources") as caught:
+        apt.debian_mirrors()
+    assert "Malformed entry" in caught.value.got
+
+
+def test_a_machine_without_apt_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match="no apt-get") as caught:
+        apt.mirror()
+    assert "Debian machine" in caught.value.fix
 
 
 def test_apt_is_private_signed_and_keeps_the_machines_proxy(tmp_path: Path) -> None:
@@ -219,7 +255,7 @@ def test_apt_is_private_signed_and_keeps_the_machines_proxy(tmp_path: Path) -> N
 
 
 def test_no_debian_mirror_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apt, "debian_mirrors", lambda _texts: [])
+    monkeypatch.setattr(apt, "debian_mirrors", list)
     with pytest.raises(UsageError, match="no Debian mirror") as caught:
         apt.mirror()
     assert "EDGEDISTILL_DEBIAN_MIRROR" in caught.value.fix

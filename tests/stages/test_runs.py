@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from edgedistill.errors import StorageError
 from edgedistill.runs import Run, Stage, open_run, publish
-from edgedistill.storage import require_space, storage_errors, write_atomically
+from edgedistill.storage import atomically, require_space, storage_errors, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -365,6 +365,31 @@ def test_an_atomic_write_replaces_and_leaves_no_other_file(tmp_path: Path) -> No
     write_atomically(tmp_path / "a.json", "né")
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == "né"
+
+
+def test_what_fails_half_way_leaves_the_old_content(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    write_atomically(path, b"old")
+
+    def fail() -> None:
+        with atomically(path) as temporary:
+            temporary.write_bytes(b"ne")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        fail()
+    assert path.read_bytes() == b"old"
+
+
+def test_a_contended_file_is_whole_whoever_is_first(tmp_path: Path) -> None:
+    """The second begins and ends while the first has not ended."""
+    path = tmp_path / "a.txt"
+    with atomically(path, contended=True) as first:
+        first.write_text("first")
+        write_atomically(path, "second", contended=True)
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
 leaf = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,12 +69,20 @@ def test_fewer_rounds_than_the_test_needs_ask_for_as_many_as_it_needs(rounds: in
 
 @given(st.lists(st.integers(-99, 99), min_size=2, max_size=9))
 def test_the_sign_flip_test_is_fishers(logs: list[int]) -> None:
-    values = np.array(logs) / 100
-    reference = stats.permutation_test(
-        (values,), np.mean, permutation_type="samples", n_resamples=2**9, alternative="two-sided"
-    )
-    expected = float(np.mean(np.abs(reference.null_distribution) >= abs(values.mean()) - 1e-12))
-    assert sign_flip_p(values) == pytest.approx(expected, abs=1e-9)
+    """Counted in integers, whose ties are ties."""
+    patterns = list(itertools.product((1, -1), repeat=len(logs)))
+    as_far = sum(abs(sum(map(operator.mul, signs, logs))) >= abs(sum(logs)) for signs in patterns)
+    assert sign_flip_p(np.array(logs) / 100) == as_far / len(patterns)
+
+
+def test_the_sign_flip_test_counts_all_patterns_of_14_rounds_and_a_seeded_sample_of_more() -> None:
+    assert sign_flip_p(np.ones(14)) == 2 / 2**14
+    assert sign_flip_p(np.ones(15)) < 10 / 20_000
+    logs = np.random.default_rng(5).normal(0.3, 1.0, 20)
+    assert sign_flip_p(logs) == sign_flip_p(logs)
+    assert sign_flip_p(logs) == sign_flip_p(-logs)
+    normal = 2 * stats.norm.sf(abs(logs.sum()) / math.sqrt(float(logs @ logs)))
+    assert sign_flip_p(logs) == pytest.approx(normal, abs=0.03)
 
 
 @given(st.floats(0.1, 10), st.integers(2, 12))

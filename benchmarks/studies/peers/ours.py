@@ -12,7 +12,8 @@ import torch
 from benchmarks.studies.peers.task import ALPHA, LEARNING_RATE, MOMENTUM, TEMPERATURE, WEIGHT_DECAY
 from edgedistill.distillation.cache import CachedTeacher, write_cache
 from edgedistill.distillation.learners import Student
-from edgedistill.distillation.objective.objective import Objective, Sides, wanted
+from edgedistill.distillation.objective.objective import Objective, wanted
+from edgedistill.distillation.objective.table import Sides
 from edgedistill.distillation.training.place import deterministic, epoch_batches
 from edgedistill.distillation.training.trainer import Lesson, fit
 from edgedistill.events import QUIET

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from edgedistill.distillation.losses import feature, response
-from edgedistill.distillation.losses.contrastive import ContrastiveMemory
-from edgedistill.distillation.objective import auxiliaries, terms
-from edgedistill.distillation.objective.projectors import projector
+from edgedistill.distillation.objective.table import TERMS, Slot, signals
 from edgedistill.errors import ModelError
 from edgedistill.models.signals import LOGITS, Signal
-from edgedistill.recipe.document import CrossEntropy, SoftTargets
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from edgedistill.distillation.objective.table import Sides
     from edgedistill.distillation.objective.terms import Step
-    from edgedistill.models.capture import Tap
     from edgedistill.recipe.document import Schedule, Term
 
 
@@ -37,20 +33,10 @@ def wanted(objective: Sequence[Term]) -> Wanted:
     """The signals of all terms, the student's logits always among them."""
     own, theirs = [LOGITS], list[Signal]()
     for term in objective:
-        student, teacher = _signals(term)
+        student, teacher = signals(term)
         own += student
         theirs += teacher
     return Wanted(tuple(dict.fromkeys(own)), tuple(dict.fromkeys(theirs)))
-
-
-def _signals(term: Term) -> tuple[list[Signal], list[Signal]]:
-    """A term's own signals, in the order of its layers; without layers, the logits."""
-    if isinstance(term, CrossEntropy):
-        return [LOGITS], []
-    tap: Tap = getattr(term, "capture", "output")
-    student = [Signal(layer, tap) for layer in getattr(term, "student_layers", [])]
-    teacher = [Signal(layer, tap, term.teacher) for layer in getattr(term, "teacher_layers", [])]
-    return student or [LOGITS], teacher or [Signal(member=term.teacher)]
 
 
 @dataclass(frozen=True)
@@ -59,19 +45,6 @@ class Losses:
 
     total: Tensor
     terms: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Sides:
-    """What building a term needs to know: shapes of one sample's signals, the training set's size, teacher modules.
-
-    `batch_norms` gives the teacher's batch norm behind a signal, for the losses that read its parameters.
-    """
-
-    student: Mapping[Signal, tuple[int, ...]]
-    teacher: Mapping[Signal, tuple[int, ...]]
-    samples: int
-    batch_norms: Mapping[Signal, nn.BatchNorm2d]
 
 
 class Objective(nn.Module):
@@ -126,7 +99,7 @@ def _names(specs: Sequence[Term]) -> list[str]:
 
 def _built(spec: Term, sides: Sides, seed: int) -> nn.Module:
     try:
-        return _module(spec, sides, seed)
+        return TERMS[spec.loss](Slot(spec, sides, seed))
     except ValueError as error:  # what the losses say of shapes and parameters
         raise ModelError(
             f"the term {spec.loss} does not fit: {error}",
@@ -135,82 +108,3 @@ def _built(spec: Term, sides: Sides, seed: int) -> nn.Module:
             got=str(error),
             fix="name other layers (`edgedistill layers` prints them with shapes)",
         ) from error
-
-
-def _module(spec: Any, sides: Sides, seed: int) -> nn.Module:  # noqa: PLR0911 - one return per form of a term
-    own, theirs = _signals(spec)
-    loss, parameters = spec.loss, spec.parameters()
-    pairs = list(zip(own, theirs, strict=True)) if theirs else []
-    if isinstance(spec, CrossEntropy):
-        return terms.Labels(response.label_cross_entropy, parameters)
-    if loss in terms.RESPONSES:
-        function = terms.RESPONSES[loss]
-        if isinstance(spec, SoftTargets) and spec.form == "cross_entropy":
-            function = response.soft_target_cross_entropy
-        return terms.Logits(function, parameters, theirs[0], with_labels=loss == "dkd")
-    if loss in terms.PROJECTED:
-        projectors = [projector(sides.student[a], sides.teacher[b], spec.projector) for a, b in pairs]
-        return terms.Pairs(terms.PROJECTED[loss], parameters, own, theirs, projectors)
-    if loss in terms.POOLED:
-        _maps(spec, sides)
-        return terms.Maps(terms.POOLED[loss], parameters, own, theirs)
-    if loss in terms.PLAIN:
-        return terms.Pairs(terms.PLAIN[loss], parameters, own, theirs)
-    if loss in terms.GROUPED:
-        return terms.Groups(terms.GROUPED[loss], parameters, own, theirs)
-    if loss == "crd":
-        return terms.Sum([_contrast(spec, sides, a, b, seed) for a, b in pairs])
-    shapes = _maps(spec, sides)
-    if loss == "review":
-        fusion = auxiliaries.AttentionFusion([a[0] for a, _ in shapes], [b for _, b in shapes])
-        return terms.Reviewed(own, theirs, fusion)
-    return terms.Sum([_learned(spec, sides, a, b) for a, b in pairs])
-
-
-def _learned(spec: Any, sides: Sides, own: Signal, partner: Signal) -> nn.Module:
-    """The terms with learned parts of their own, for one pair of layers."""
-    channels, theirs = sides.student[own][0], sides.teacher[partner][0]
-    match spec.loss:
-        case "factor_transfer":
-            factor = max(1, round(theirs * spec.factor_ratio))
-            return terms.Factors(
-                own, partner, auxiliaries.Paraphraser(theirs, factor), auxiliaries.Translator(channels, factor)
-            )
-        case "variational_information":
-            return terms.Variational(own, partner, auxiliaries.VariationalRegressor(channels, theirs))
-        case "simkd":
-            return terms.Projected(feature.simkd, own, partner, auxiliaries.SimilarityProjector(channels, theirs))
-        case "overhaul":
-            if partner not in sides.batch_norms:
-                raise ModelError(
-                    f"overhaul reads the teacher's batch norm, and {partner.text} is none",
-                    where=f"overhaul: {partner.text}",
-                    expected="teacher_layers that are BatchNorm2d",
-                    got="another kind of layer",
-                    fix="name the batch norm before the activation (`edgedistill layers` prints the kinds)",
-                )
-            margin = auxiliaries.overhaul_margin(sides.batch_norms[partner])
-            return terms.Overhauled(own, partner, auxiliaries.boundary_connector(channels, theirs), margin)
-        case other:
-            raise ModelError(f"the loss {other!r} has no term", where="objective")
-
-
-def _contrast(spec: Any, sides: Sides, own: Signal, partner: Signal, seed: int) -> nn.Module:
-    widths = (math.prod(sides.student[own]), math.prod(sides.teacher[partner]))
-    memory = ContrastiveMemory(
-        sides.samples, *widths, dim=spec.dim, negatives=spec.negatives, temperature=spec.temperature, seed=seed
-    )
-    return terms.Contrast(own, partner, memory)
-
-
-def _maps(spec: Any, sides: Sides) -> list[tuple[tuple[int, int, int], tuple[int, int, int]]]:
-    """(channels, height, width) of every pair.
-
-    Raises:
-        ModelError: a layer gives no map.
-    """
-    own, theirs = _signals(spec)
-    return [
-        (terms.map_shape(sides.student[a], a, spec.loss), terms.map_shape(sides.teacher[b], b, spec.loss))
-        for a, b in zip(own, theirs, strict=True)
-    ]

@@ -7,22 +7,26 @@ with the student. It never enters the student, so nothing of it can be exported.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgedistill.distillation.losses import feature, relation, response, transformer
+from edgedistill.distillation.losses import feature
 from edgedistill.errors import ModelError
 from edgedistill.models.signals import LOGITS, Signal, Signals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from jaxtyping import Int
 
     from edgedistill.distillation.objective.auxiliaries import Paraphraser, Translator
+
+    Loss = Callable[..., Tensor]
+    """Takes tensors by position, and the recipe's parameters by name."""
+    Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Step:
 class Labels(nn.Module):
     """A loss of the student's logits and the labels."""
 
-    def __init__(self, loss: Callable[..., Tensor], parameters: dict[str, Any]) -> None:
+    def __init__(self, loss: Loss, parameters: Mapping[str, object]) -> None:
         super().__init__()
         self.loss = loss
         self.parameters_of_loss = parameters
@@ -52,7 +56,7 @@ class Logits(nn.Module):
     """A loss of both sides' logits; `with_labels` for those that need the label too."""
 
     def __init__(
-        self, loss: Callable[..., Tensor], parameters: dict[str, Any], teacher: Signal, *, with_labels: bool = False
+        self, loss: Loss, parameters: Mapping[str, object], teacher: Signal, *, with_labels: bool = False
     ) -> None:
         super().__init__()
         self.loss = loss
@@ -76,8 +80,8 @@ class Pairs(nn.Module):
 
     def __init__(
         self,
-        loss: Callable[..., Tensor],
-        parameters: dict[str, Any],
+        loss: Loss,
+        parameters: Mapping[str, object],
         student: Sequence[Signal],
         teacher: Sequence[Signal],
         projectors: Sequence[nn.Module] | None = None,
@@ -117,8 +121,8 @@ class Groups(nn.Module):
 
     def __init__(
         self,
-        loss: Callable[..., Tensor],
-        parameters: dict[str, Any],
+        loss: Loss,
+        parameters: Mapping[str, object],
         student: Sequence[Signal],
         teacher: Sequence[Signal],
     ) -> None:
@@ -203,7 +207,7 @@ class Reviewed(nn.Module):
 class Projected(nn.Module):
     """A loss of one pair of maps, the student's through a learned projector: SimKD."""
 
-    def __init__(self, loss: Callable[..., Tensor], own: Signal, wanted: Signal, projector: nn.Module) -> None:
+    def __init__(self, loss: Loss, own: Signal, wanted: Signal, projector: nn.Module) -> None:
         super().__init__()
         self.loss = loss
         self.own = own
@@ -250,7 +254,7 @@ def _resized(student: Tensor, teacher: Tensor) -> Tensor:
     return functional.interpolate(student, teacher.shape[2:], mode="bilinear", align_corners=False)
 
 
-def map_shape(shape: tuple[int, ...], signal: Signal, loss: str) -> tuple[int, int, int]:
+def map_shape(shape: Shape, signal: Signal, loss: str) -> tuple[int, int, int]:
     """Channels, height, width of a signal.
 
     Raises:
@@ -265,34 +269,3 @@ def map_shape(shape: tuple[int, ...], signal: Signal, loss: str) -> tuple[int, i
             fix="name a convolutional layer (`edgedistill layers` prints them with shapes)",
         )
     return shape[0], shape[1], shape[2]
-
-
-RESPONSES: dict[str, Callable[..., Tensor]] = {
-    "soft_targets": response.soft_target_kl,
-    "dkd": response.decoupled_kd,
-    "dist": response.dist,
-    "logit_standardized": response.logit_standardized_kd,
-    "multi_level": response.multi_level_kd,
-    "hard_label": response.hard_label_kd,
-    "logit_mse": response.logit_mse,
-    "binary": response.binary_kd,
-}
-PROJECTED: dict[str, Callable[..., Tensor]] = {
-    "hint": feature.hint,
-    "activation_boundary": feature.activation_boundary,
-    "channel_wise": feature.channel_wise,
-    "tinybert_hidden": transformer.tinybert_hidden,
-}
-POOLED: dict[str, Callable[..., Tensor]] = {
-    "attention_transfer": feature.attention_transfer,
-    "neuron_selectivity": feature.neuron_selectivity,
-}
-PLAIN: dict[str, Callable[..., Tensor]] = {
-    "tinybert_attention": transformer.tinybert_attention,
-    "rkd_distance": relation.rkd_distance,
-    "rkd_angle": relation.rkd_angle,
-    "similarity_preserving": relation.similarity_preserving,
-    "pkt": relation.pkt,
-    "correlation_congruence": relation.correlation_congruence,
-}
-GROUPED: dict[str, Callable[..., Tensor]] = {"fsp": relation.fsp, "minilm": transformer.minilm}

@@ -220,7 +220,7 @@ def terms(settings: Distill) -> list[Term]:
     """
     scheme = settings.scheme
     learned = scheme.phases[-1].objective if isinstance(scheme, MultiStage) else settings.terms
-    plain = [term for term in learned if not getattr(term, "student_layers", [])]
-    if any(term.loss != "cross_entropy" for term in plain):
+    plain = [term for term in learned if not term.pairs]
+    if any(term.taught for term in plain):
         return without_layers(learned)
     return [SoftTargets(loss="soft_targets", weight=1.0, temperature=settings.temperature), *plain]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from edgedistill.storage import atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,17 +18,16 @@ _DIGEST = hashlib.sha256().digest_size
 
 
 def save_checkpoint(document: dict[str, Any], path: Path) -> None:
-    """Write tensors and plain values, after their digest, to a temporary name, flush to disk, rename."""
+    """Write tensors and plain values, after their digest, whole or not at all.
+
+    By way of memory: where a stream fails, torch tells another error than that the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
     content = io.BytesIO()
     torch.save(document, content)
-    with temporary.open("wb") as stream:
+    with atomically(path) as temporary, temporary.open("wb") as stream:
         stream.write(hashlib.sha256(content.getbuffer()).digest())
         stream.write(content.getbuffer())
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 from typing import IO, TYPE_CHECKING, Any
 
+from edgedistill.storage import atomically
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -61,12 +63,10 @@ class TrainingLog:
 
 def _rewrite(path: Path, kept: list[dict[str, str]]) -> None:
     """The earlier lines, whole or as they were: a kill must not cost them."""
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
+    with atomically(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(COLUMNS)
         writer.writerows([row[column] for column in COLUMNS] for row in kept)
-    temporary.replace(path)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
