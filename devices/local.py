@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import edgedistill.agent
-from edgedistill.errors import DeviceError, UsageError
+from edgedistill.calling import run_agent
+from edgedistill.errors import UsageError
 from edgedistill.types import AgentAnswer, DeviceInfo, Source, Traits
 
-from ._agent import arguments_of, hung, raise_refusal, time_limit_s
-
 if TYPE_CHECKING:
-    from edgedistill.types import AgentCall, Json
+    from edgedistill.types import AgentCall
 
 REQUIRES = ("psutil",)
 SCHEME = "cpu"
@@ -64,32 +59,6 @@ def run(device_id: str, job: AgentCall) -> AgentAnswer:
     """
     _require(device_id)
     return AgentAnswer(device_id, run_agent(job))
-
-
-def run_agent(job: AgentCall) -> Json:
-    """The agent's document, of a fresh process; raises as `run`."""
-    command = [sys.executable, "-P", edgedistill.agent.__file__, *arguments_of(job, str)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads)}
-    try:
-        done = subprocess.run(  # noqa: PLW1510 - the exit code is read below
-            command, capture_output=True, text=True, timeout=time_limit_s(job), env=environment
-        )
-    except subprocess.TimeoutExpired as error:
-        raise hung(job) from error
-    try:
-        document = dict(json.loads(done.stdout.strip().splitlines()[-1]))
-    except (IndexError, TypeError, ValueError) as error:
-        told = done.stderr.strip().splitlines()[-1:] or ["nothing"]
-        end = f"exit code {done.returncode}" if done.returncode >= 0 else f"killed by signal {-done.returncode}"
-        raise DeviceError(
-            f"the agent died on {job.artifact.name} in {job.runtime}",
-            where=str(job.artifact),
-            expected="one JSON document",
-            got=f"{end}, {told[0]}",
-            fix=f"look whether memory ran out, or run it by hand: {' '.join(command)}",
-        ) from error
-    raise_refusal(document, job, sorted(os.sched_getaffinity(0)))
-    return document
 
 
 def _cpu_name() -> str:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import edgedistill.agent
 from edgedistill.agent import load_opener
+from edgedistill.calling import arguments_of, hung, raise_refusal, time_limit_s
 from edgedistill.errors import DeviceError, UsageError, nearest
 from edgedistill.events import QUIET
 from edgedistill.types import AgentAnswer, DeviceInfo, Source, Traits, file_sha256
 
-from ._agent import arguments_of, hung, raise_refusal, time_limit_s
 from ._remote.described import find_ssh_board, ssh_boards, ssh_hosts, unknown
 from ._remote.ssh_call import call
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import edgedistill.agent
+from edgedistill.calling import raise_refusal
 from edgedistill.errors import ArtifactError, CoreError, DeviceError
 
-from .._agent import raise_refusal
 from .counts import Blocks, middle, read_blocks
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgedistill.calling import run_agent
 from edgedistill.errors import ArtifactError, UsageError
 from edgedistill.types import AgentAnswer, DeviceInfo, Source, Traits
 
-from .. import local
 from .boards import BOARDS, read_board
 from .runtime import RUNTIMES
 
@@ -67,7 +67,7 @@ def run(device_id: str, job: AgentCall) -> AgentAnswer:
         )
     untimed = replace(job, min_queries=0, profile=0, sustained_min=0.0)
     try:
-        found = local.run_agent(untimed)
+        found = run_agent(untimed)
     except ArtifactError as error:
         if "tflite-micro has no" in error.message:  # as runtime.py says it
             error.fix = "build the model of other operators, or choose another runtime"

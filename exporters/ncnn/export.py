@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgedistill.errors import ModelError
+from edgedistill.opening import supported
 from edgedistill.types import Artifact, Check, MacCount, Precision, Signature, State, TensorSpec, file_sha256
 
 from .._shared.conversion import conversion
-from .._shared.opening import supported
 from . import runtime
 from .convert import named, pnnx, reshaped, sizes
 from .file import companions, write

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgedistill.errors import ArtifactError
+from edgedistill.opening import opens
 from edgedistill.types import State
 
-from .._shared.opening import opens
 from . import runtime
 from .file import graph
 

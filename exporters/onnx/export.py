@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgedistill.opening import supported
 from edgedistill.types import Artifact, Precision
 
 from .._shared import onnx_runtime
 from .._shared.conversion import conversion
-from .._shared.opening import supported
 from .._shared.torch_to_onnx import example, torch_to_onnx
 from .operators import refusals
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgedistill.opening import supported
 from edgedistill.types import Artifact, Check, Precision, State, file_sha256
 
 from .._shared.conversion import conversion
 from .._shared.modules import name_after_modules
-from .._shared.opening import supported
 from .._shared.torch_to_onnx import example, torch_to_onnx
 from .ir import save
 from .operators import refusals

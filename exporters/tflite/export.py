@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgedistill.opening import supported
 from edgedistill.types import Artifact, Precision, Signature, TensorSpec
 
 from .._shared.conversion import conversion
-from .._shared.opening import supported
 from .._shared.torch_to_onnx import example, require_torch
 from .operators import refusals
 

@@ -20,8 +20,8 @@ from torch import nn
 import edgedistill
 from edgedistill.artifacts.identify import described, inventory_of
 from edgedistill.cli.main import main
+from edgedistill.opening import opens
 from edgedistill.plugins import load_exporter
-from exporters._shared.opening import opens
 from exporters.ncnn import operators as ncnn_operators
 from exporters.onnx import operators as onnx_operators
 from exporters.tflite.flatbuffer import packed, read

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import edgedistill.agent
-from devices._agent import arguments_of
+from edgedistill.calling import arguments_of
 from tests.helpers.calls import call, opener_of
 from tests.helpers.tflite_files import write
 

@@ -1,4 +1,4 @@
-"""Opening a file as its runtime would."""
+"""Opening a file as its runtime would. For exporters."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def opens(artifact: Artifact, runtime: str, opener: Path) -> Check:
     return Check(name, State.FAIL, f"{runtime} refuses {artifact.path.name}: {told}")
 
 
-def supported(artifact: Artifact, opener: Path, refusals: Callable[[Artifact], Mapping[str, str]]) -> list[Check]:
+def supported(
+    artifact: Artifact, opener: Path, refusals: Callable[[Artifact], Mapping[str, str]] = lambda _: {}
+) -> list[Check]:
     """For each runtime of the opener: refused by the operators of the file, or opened."""
     try:
         refused = refusals(artifact)

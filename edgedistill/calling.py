@@ -1,9 +1,14 @@
-"""The agent's command line for a job, and what its refusals mean: the same on every machine that it runs on."""
+"""Calling the agent: its command line, what its refusals mean, and running it here. For device plug-ins."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
+from edgedistill import agent
 from edgedistill.errors import ArtifactError, DeviceError, UsageError
 
 if TYPE_CHECKING:
@@ -96,3 +101,35 @@ def raise_refusal(document: Json, job: AgentCall, cores: Sequence[int]) -> None:
         got=code,
         fix="export the artifact again, or give inputs of its signature",
     )
+
+
+def run_agent(job: AgentCall, python: str = sys.executable) -> Json:
+    """The document of the agent in a fresh process of this machine, or of another Python on it.
+
+    Raises:
+        UsageError: cores that this process may not use, or samples that do not fit.
+        ArtifactError: the runtime refuses the file or the inputs.
+        DeviceError: the agent crashed, hung, or said nothing that can be read.
+    """
+    command = [python, "-P", agent.__file__, *arguments_of(job, str)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads)}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=time_limit_s(job), env=environment, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise hung(job) from error
+    try:
+        document = dict(json.loads(done.stdout.strip().splitlines()[-1]))
+    except (IndexError, TypeError, ValueError) as error:
+        told = done.stderr.strip().splitlines()[-1:] or ["nothing"]
+        end = f"exit code {done.returncode}" if done.returncode >= 0 else f"killed by signal {-done.returncode}"
+        raise DeviceError(
+            f"the agent died on {job.artifact.name} in {job.runtime}",
+            where=str(job.artifact),
+            expected="one JSON document",
+            got=f"{end}, {told[0]}",
+            fix=f"look whether memory ran out, or run it by hand: {' '.join(command)}",
+        ) from error
+    raise_refusal(document, job, sorted(os.sched_getaffinity(0)))
+    return document
