@@ -101,7 +101,7 @@ def test_a_recipe_takes_them_to_a_gated_bundle(site: Path, run: tuple[Path, dict
     assert {m["runtime"] for m in report["measurements"]} == {"onnxruntime", "torch-program"}
     assert report["gate"]["verdict"] == "pass"
     assert edgedistill(site, "verify", folder / "bundle").returncode == 0
-    script = [sys.executable, "-I", folder / "bundle" / "run_program.py"]
+    script: list[str | Path] = [sys.executable, "-I", folder / "bundle" / "run_program.py"]
     assert subprocess.run(script, capture_output=True, text=True, check=True).stdout.count("sample ") == 8
 
 
