@@ -54,7 +54,7 @@ def augment(inputs: Float[Tensor, "batch ..."], rows: Array, view: int, settings
     """
     if settings is None:
         return inputs
-    if inputs.ndim != 4 and (settings.crop_padding or settings.flip or settings.cutout):  # noqa: PLR2004 - N, C, H, W
+    if inputs.ndim != 4 and (settings.crop_padding or settings.flip or settings.cutout):  # N, C, H, W
         raise DataError(
             "only images can be cropped, flipped or cut",
             where="augment",

@@ -104,7 +104,7 @@ def folded_signature(signature: Signature, folds: Sequence[str], outputs: Array,
         own = Normalization((0.0,), (1.0,), f"{own.raw}; the normalisation is folded into the graph")
     (given,) = signature.outputs
     if {SOFTMAX, ARGMAX} & set(folds):
-        if outputs.ndim != 2 or outputs.shape[1] < 2:  # noqa: PLR2004 - (samples, classes)
+        if outputs.ndim != 2 or outputs.shape[1] < 2:  # (samples, classes)
             raise _refused("softmax and argmax need rows of scores", f"outputs of shape {outputs.shape[1:]}", where)
         if SOFTMAX in folds and (outputs >= 0).all() and np.allclose(outputs.sum(1), 1, atol=1e-3):
             raise _refused("the model gives probabilities already", "outputs that are positive and add up to 1", where)
@@ -123,7 +123,7 @@ def check_channels(normalization: Normalization, shape: Sequence[int | str]) -> 
         UsageError: there are more or fewer.
     """
     counts = {len(normalization.mean), len(normalization.std)} - {1}
-    if len(shape) < 2 or counts - {shape[1]}:  # noqa: PLR2004 - batch, channels
+    if len(shape) < 2 or counts - {shape[1]}:  # batch, channels
         raise UsageError(
             "the normalisation does not fit the samples",
             where="mean and std",

@@ -113,7 +113,7 @@ def signature_of(
     batch: int | str = "batch" if dynamic_batch else len(tensors[0])
 
     def spec(name: str, tensor: Tensor) -> TensorSpec:
-        image = tensor.ndim == 4 and tensor.is_floating_point()  # noqa: PLR2004 - batch, channels, height, width
+        image = tensor.ndim == 4 and tensor.is_floating_point()  # batch, channels, height, width
         shape = (batch, *tensor.shape[1:]) if tensor.ndim else ()
         return TensorSpec(name, shape, str(tensor.dtype).removeprefix("torch."), "NCHW" if image else "")
 

@@ -142,7 +142,7 @@ def explain(
     location, problem = problems[0]
     kind, message, got = problem["type"], problem["msg"].removeprefix("Value error, "), repr(problem["input"])
     if kind.startswith("union_tag"):  # told of the section, but about the key that chooses its kind
-        chooser = problem["ctx"]["discriminator"].strip("'")
+        chooser = problem.get("ctx", {})["discriminator"].strip("'")
         given = problem["input"].get(chooser)
         known = {tag for model in _section_at(section, location, document) for tag in _tags(model, chooser)}
         location, kind = (*location, chooser), "missing" if given is None else kind

@@ -95,7 +95,7 @@ def check_output(module: nn.Module, name: str, sample_shape: tuple[int, ...], cl
 def _convnet(spec: ConvnetModel, sample_shape: tuple[int, ...], classes: int) -> nn.Module:
     from edgedistill.students.convnet import ConvNet
 
-    if len(sample_shape) != 3:  # noqa: PLR2004 - channels, height, width
+    if len(sample_shape) != 3:  # channels, height, width
         raise ModelError(
             "the convnet family takes images",
             where="family: convnet",

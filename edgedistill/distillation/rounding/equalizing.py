@@ -85,13 +85,13 @@ def _pair(second: fx.Node) -> _Pair | None:
     given = second.args[0]
     assert isinstance(given, fx.Node)  # noqa: S101 - for type checkers: a layer reads a tensor
     node, channels = given, given.meta["val"].shape[1] if given.meta["val"].ndim > 1 else 0
-    if node_name(second) == "linear" and given.meta["val"].ndim != 2:  # noqa: PLR2004 - its channels are the last axis
+    if node_name(second) == "linear" and given.meta["val"].ndim != 2:  # its channels are the last axis
         return None
     while True:
-        if len(node.users) > 1 or node.meta["val"].ndim < 2 or node.meta["val"].shape[1] != channels:  # noqa: PLR2004 - batch, channels
+        if len(node.users) > 1 or node.meta["val"].ndim < 2 or node.meta["val"].shape[1] != channels:  # batch, channels
             return None
         if node_name(node) in _WEIGHTED:
-            fits = node_name(node) in _CONVOLUTIONS or node.meta["val"].ndim == 2  # noqa: PLR2004 - rows of features
+            fits = node_name(node) in _CONVOLUTIONS or node.meta["val"].ndim == 2  # rows of features
             return _Pair(node, second, given) if fits and _owns_weights(node) else None
         if node_name(node) not in _SCALE_FREE:
             return None
@@ -127,7 +127,7 @@ def _balance(graph: fx.GraphModule, pair: _Pair, activations: Float[Tensor, " ch
     scales = torch.where(alive, (scales / middle).clamp(1 / _MOST, _MOST), torch.ones_like(scales))
     before = _parameter(graph, pair.first.args[1])
     before.div_(scales.reshape(-1, *[1] * (before.ndim - 1)))
-    if len(pair.first.args) > 2 and pair.first.args[2] is not None:  # noqa: PLR2004 - input, weights, bias
+    if len(pair.first.args) > 2 and pair.first.args[2] is not None:  # input, weights, bias
         _parameter(graph, pair.first.args[2]).div_(scales)
     own = weights.view(groups, -1, columns, *weights.shape[2:])
     own.mul_(scales.reshape(groups, 1, columns, *[1] * (weights.ndim - 2)))

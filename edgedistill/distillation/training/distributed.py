@@ -205,7 +205,7 @@ class GlobalBatchNorm(_BatchNorm):
     """Batch normalisation whose statistics are those of the whole batch; torch's own does this on GPUs alone."""
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - torch's name
-        if input.dim() < 2:  # noqa: PLR2004 - batch, channels
+        if input.dim() < 2:  # batch, channels
             raise ValueError(f"batch norm needs (batch, channels, ...), got {tuple(input.shape)}")
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name

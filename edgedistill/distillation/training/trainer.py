@@ -186,7 +186,7 @@ class _Training:
         inputs = augment(lesson.inputs[here], numbers, view, self.settings.augment, lesson.seed)
         inputs = self.fabric.to_device(inputs)
         teacher = lesson.answers(numbers, view, inputs) if lesson.answers is not None else {}
-        if self.settings.channels_last and inputs.ndim == 4:  # noqa: PLR2004 - images
+        if self.settings.channels_last and inputs.ndim == 4:  # images
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         student = self.model(inputs)
         labels = self.fabric.to_device(lesson.labels[rows])
