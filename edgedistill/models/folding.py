@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -157,11 +157,10 @@ def given_by(folds: Sequence[str], logits: Array) -> Array:
     return logits.argmax(axis=1).astype(np.int32) if ARGMAX in folds else logits
 
 
-def taken_by(folds: Sequence[str], normalization: Normalization, samples: Any) -> Array:
+def taken_by(folds: Sequence[str], normalization: Normalization, samples: Array) -> Array:
     """What the folded model takes in the place of these model-ready samples: raw ones, or the same."""
     if NORMALIZATION not in folds:
-        given: Array = samples  # where they lie: on disk, perhaps
-        return given
+        return samples  # where they lie: on disk, perhaps
     ready = np.asarray(samples)
     shape = (1, -1) + (1,) * (ready.ndim - 2)
     raw = ready * np.reshape(normalization.std, shape) + np.reshape(normalization.mean, shape)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from edgedistill.types import Json
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -34,11 +36,11 @@ def part_of(section: S, keys: Sequence[str]) -> S:
     values = {name: _value(section, name, below) for name, below in _grouped(section, keys).items()}
     made = type(section).model_construct(_fields_set=set(values), **values)
     for name in set(type(section).model_fields) - set(values):
-        made.__dict__.pop(name, None)  # model_construct puts defaults there
+        vars(made).pop(name, None)  # model_construct puts defaults there
     return made
 
 
-def document_of(section: Section, keys: Sequence[str]) -> dict[str, Any]:
+def document_of(section: Section, keys: Sequence[str]) -> Json:
     """The same keys with their values, as JSON."""
     document = section.model_dump(mode="json")
     return document if WHOLE in keys else _picked(document, keys)
@@ -54,13 +56,13 @@ def _grouped(section: Section, keys: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def _value(section: Section, name: str, below: Sequence[str]) -> Any:
+def _value(section: Section, name: str, below: Sequence[str]) -> object:
     value = getattr(section, name)
     return part_of(value, below) if isinstance(value, Section) else value
 
 
-def _picked(document: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _picked(document: Json, keys: Sequence[str]) -> Json:
+    found: Json = {}
     for key in keys:
         first, _, rest = key.partition(".")
         if first in document:
