@@ -314,7 +314,7 @@ class Inventory:
 
 
 def _reason(operator: Operator, why: str) -> str:
-    places = ", ".join(operator.modules[:2]) + (", ..." if len(operator.modules) > 2 else "")  # noqa: PLR2004 - enough to find it
+    places = ", ".join(operator.modules[:2]) + (", ..." if len(operator.modules) > 2 else "")  # enough to find it
     instead = f"; instead: {operator.replacement}" if operator.replacement else ""
     return f"{operator.type}{f' ({places})' if places else ''}: {why}{instead}"
 

@@ -300,7 +300,7 @@ def _failed(board: AdbBoard, tool: Tool, job: AgentCall, code: int, output: str)
             got=_last(output),
             fix="add the library to the list",
         )
-    signal = f"signal {code - 128}" if code > 128 else f"exit code {code}"  # noqa: PLR2004 - the shell's own offset
+    signal = f"signal {code - 128}" if code > 128 else f"exit code {code}"  # the shell's own offset
     return DeviceError(
         f"{tool.key} failed on {job.artifact.name} on {board.id}",
         where=str(job.artifact),

@@ -260,7 +260,7 @@ def _hosts(path: Path, depth: int) -> Iterator[str]:
             continue
         if key.lower() == "host":
             yield from words
-        elif key.lower() == "include" and depth < 3:  # noqa: PLR2004 - includes of includes of includes
+        elif key.lower() == "include" and depth < 3:  # includes of includes of includes
             for word in words:
                 base = Path.home() / ".ssh"
                 pattern = Path(word).expanduser()

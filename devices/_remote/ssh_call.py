@@ -285,7 +285,7 @@ def _ssh(board: SshBoard) -> list[str]:
 @cache
 def _sockets() -> Path:
     """A folder of this process for its shared connections; at its end they are closed."""
-    short = tempfile.gettempdir() if len(tempfile.gettempdir()) < 40 else "/tmp"  # noqa: S108, PLR2004 - sockets' paths end at 108
+    short = tempfile.gettempdir() if len(tempfile.gettempdir()) < 40 else "/tmp"  # noqa: S108 - sockets' paths end at 108
     folder = Path(tempfile.mkdtemp(prefix="edgedistill-ssh-", dir=short))
     atexit.register(_close, folder, os.getpid())
     return folder

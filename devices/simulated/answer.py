@@ -211,7 +211,7 @@ def _doubts(
             + "measure such networks: edgedistill devices calibrate",
         )
     more = share * math.log(UNSEEN_FACTOR)
-    if share > 0.01:  # noqa: PLR2004 - a percent is no doubt
+    if share > 0.01:  # a percent is no doubt
         flags.append(f"widened: {share:.0%} of the work in operators with too few anchors ({', '.join(unseen)})")
     times = [measured for _, measured, _ in predictor.held_out]
     if times and not min(times) / 2 <= total <= 2 * max(times):

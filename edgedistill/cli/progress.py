@@ -66,7 +66,7 @@ class TerminalEvents:
 
     def training(self, title: str, done: float, epochs: int) -> None:
         """Move the bar within an epoch."""
-        if time.monotonic() - self.moved > 0.2:  # noqa: PLR2004 - seconds; drawing costs more than a small step
+        if time.monotonic() - self.moved > 0.2:  # seconds; drawing costs more than a small step
             self._show(f"train {title}", done, epochs, self.facts)
 
     def note(self, text: str) -> None:

@@ -53,7 +53,7 @@ def race(base: Artifact, files: Sequence[Artifact], benchmark: Benchmark, events
     says so: noise must not choose files. A device that cannot be reached, or that gives no times, is replaced by this
     host, and the notes say so.
     """
-    if len(files) < 2:  # noqa: PLR2004 - there is nothing to choose
+    if len(files) < 2:  # there is nothing to choose
         return Race(0, ((),) * len(files), benchmark.device)
     settings, notes = _target(benchmark)
     try:

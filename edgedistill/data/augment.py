@@ -6,7 +6,7 @@ in any order, in any process and after any crash.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ def augment(inputs: Float[Tensor, "batch ..."], rows: Array, view: int, settings
     """
     if settings is None:
         return inputs
-    if inputs.ndim != 4 and (settings.crop_padding or settings.flip or settings.cutout):  # noqa: PLR2004 - N, C, H, W
+    if inputs.ndim != 4 and (settings.crop_padding or settings.flip or settings.cutout):  # N, C, H, W
         raise DataError(
             "only images can be cropped, flipped or cut",
             where="augment",
@@ -111,7 +111,7 @@ def _normal(rows: Array, view: int, size: int, seed: int) -> Float[Tensor, "batc
 def _uniform(rows: Array, view: int, stream: int, seed: int, element: Array | int = 0) -> Array:
     """Numbers in [0, 1) by hashing where they belong (SplitMix64's mixing function, Steele 2014)."""
     with np.errstate(over="ignore"):  # wrapping around is the arithmetic that is meant
-        state = _mix(np.uint64(seed) + np.uint64(0x9E3779B97F4A7C15))
+        state = _mix(np.asarray(seed, np.uint64) + np.uint64(0x9E3779B97F4A7C15))
         for part in (
             np.asarray(rows).astype(np.uint64),
             np.uint64(view),
@@ -123,7 +123,8 @@ def _uniform(rows: Array, view: int, stream: int, seed: int, element: Array | in
     return fraction
 
 
-def _mix(value: Any) -> Any:
+def _mix(value: Array) -> Array:
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
+    mixed: Array = value ^ (value >> np.uint64(31))
+    return mixed

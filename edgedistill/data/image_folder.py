@@ -39,7 +39,7 @@ def read_image_folder(source: ImageFolderData, beside: Path) -> Raw:
     if train is None or evaluation is None:
         train, evaluation = root, None
     names = sorted(p.name for p in train.iterdir() if p.is_dir())
-    if len(names) < 2:  # noqa: PLR2004 - a classifier chooses between at least two
+    if len(names) < 2:  # a classifier chooses between at least two
         raise DataError(
             f"{train} has {len(names)} class folders",
             where=str(train),
@@ -97,7 +97,7 @@ def _read_image(file: Path, source: ImageFolderData) -> Array:
     if source.size is not None:
         image = image.resize((source.size[1], source.size[0]), Image.Resampling.BILINEAR)
     pixels = np.asarray(image, dtype=np.float32) / 255.0
-    return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)  # noqa: PLR2004 - grey: H, W
+    return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)  # grey: H, W
 
 
 def folder_digest(root: Path) -> str:

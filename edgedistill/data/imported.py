@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def read_imported(source: ImportData, beside: Path) -> Raw:
     """The data sets that a recipe's function gives: one, or training and evaluation."""
     given = call(source.function, source.arguments, beside)
-    if isinstance(given, tuple) and len(given) != 2:  # noqa: PLR2004 - training, evaluation
+    if isinstance(given, tuple) and len(given) != 2:  # training, evaluation
         raise DataError(
             f"{source.function} returned {len(given)} Datasets",
             where=source.function,

@@ -61,7 +61,7 @@ def as_images(array: Array, layout: str, where: str) -> Array:
             got=f"dtype {array.dtype}",
             fix="save plain numeric arrays",
         )
-    if array.ndim < 2 or 0 in array.shape[1:] or (layout == "NHWC" and array.ndim != 4):  # noqa: PLR2004 - N, H, W, C
+    if array.ndim < 2 or 0 in array.shape[1:] or (layout == "NHWC" and array.ndim != 4):  # N, H, W, C
         raise DataError(
             f"samples of shape {array.shape[1:]} do not have the layout {layout!r}",
             where=where,
@@ -71,7 +71,7 @@ def as_images(array: Array, layout: str, where: str) -> Array:
         )
     if layout == "NHWC":
         array = np.moveaxis(array, -1, 1)
-    elif layout == "auto" and array.ndim == 4 and array.shape[-1] in (1, 3, 4) and array.shape[1] not in (1, 3, 4):  # noqa: PLR2004
+    elif layout == "auto" and array.ndim == 4 and array.shape[-1] in (1, 3, 4) and array.shape[1] not in (1, 3, 4):
         raise DataError(
             f"samples of shape {array.shape[1:]} look like images with channels last",
             where=where,
@@ -79,7 +79,7 @@ def as_images(array: Array, layout: str, where: str) -> Array:
             got=f"shape {array.shape}",
             fix="add `layout: NHWC` to the recipe's data section",
         )
-    elif layout == "auto" and array.ndim == 3:  # noqa: PLR2004 - N, H, W
+    elif layout == "auto" and array.ndim == 3:  # N, H, W
         array = array[:, None]
     return np.ascontiguousarray(array, dtype=np.float32)
 
@@ -91,7 +91,7 @@ def read_npz(source: NpzData, beside: Path) -> Raw:
         path = beside / name
         inputs = as_images(read_npz_array(path, source.inputs), source.layout, f"{path}, array {source.inputs}")
         labels = read_npz_array(path, source.labels_key)
-        labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels  # noqa: PLR2004 - a column
+        labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels  # a column
         return Samples(inputs, labels, str(path))
 
     evaluation = read(source.evaluation_path) if source.evaluation_path else None

@@ -9,14 +9,19 @@ import weakref
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import ModuleType
+
+    from numpy.typing import DTypeLike
 
     from edgedistill.types import Array
+
+    Key = int | slice | Array
 
 _CHUNK = 64
 _LOCAL_HEADER = 30
@@ -39,9 +44,9 @@ class StreamedRows:
     path: Path
     offset: int
     sample_shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    dtype: np.dtype[np.generic]
     rows: Array
-    keeper: Any = None
+    keeper: object = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -56,18 +61,18 @@ class StreamedRows:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, key: Any) -> Array:
+    def __getitem__(self, key: Key) -> Array:
         chosen = self.rows[key]
         if np.ndim(chosen) == 0:
             row: Array = self._read(np.asarray([chosen]))[0]
             return row
         return self._read(chosen)
 
-    def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
         whole: Array = self._read(self.rows).astype(dtype or self.dtype, copy=bool(copy))
         return whole
 
-    def only(self, key: Any) -> StreamedRows:
+    def only(self, key: Key) -> StreamedRows:
         """Some of the rows, still on disk."""
         return replace(self, rows=self.rows[key], keeper=self)
 
@@ -81,9 +86,9 @@ class StreamedRows:
         return found
 
 
-def some(array: Array, key: Any) -> Array:
+def some(array: Array, key: Key) -> Array:
     """Some rows of an array, where it lies."""
-    chosen: Array = cast("Any", array.only(key) if isinstance(array, StreamedRows) else array[key])
+    chosen: Array = cast("Array", array.only(key)) if isinstance(array, StreamedRows) else array[key]
     return chosen
 
 
@@ -120,7 +125,7 @@ def open_npz(path: Path) -> dict[str, Array]:
 
 def save_npz(path: Path, arrays: Mapping[str, Array]) -> None:
     """Write an .npz as `numpy.savez` does, some rows at a time."""
-    form: Any = np.lib.format  # partly without annotations
+    form: ModuleType = np.lib.format  # partly without annotations
     with zipfile.ZipFile(path, "w") as archive:
         for name, rows in arrays.items():
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as stream:
@@ -149,11 +154,11 @@ def _start(path: Path, member: zipfile.ZipInfo) -> int:
     return member.header_offset + _LOCAL_HEADER + int(name) + int(extra)
 
 
-def _array(path: Path, start: int) -> Any:
+def _array(path: Path, start: int) -> Array | StreamedRows:
     """The array whose .npy content begins there; one of no axes, or in Fortran's order, is read whole."""
     with path.open("rb") as stream:
         stream.seek(start)
-        form: Any = np.lib.format  # partly without annotations
+        form: ModuleType = np.lib.format  # partly without annotations
         version = form.read_magic(stream)
         read = form.read_array_header_1_0 if version == (1, 0) else form.read_array_header_2_0
         shape, fortran, dtype = read(stream)
@@ -161,5 +166,6 @@ def _array(path: Path, start: int) -> Any:
             raise ValueError("an array holds Python objects, which are never unpickled")
         if fortran or not shape:
             stream.seek(start)
-            return form.read_array(stream, allow_pickle=False)
+            whole: Array = form.read_array(stream, allow_pickle=False)
+            return whole
         return StreamedRows(path, stream.tell(), shape[1:], dtype, np.arange(shape[0]))

@@ -58,7 +58,7 @@ def prepare(
     """
     train, evaluation = (raw.train, raw.evaluation) if raw.evaluation else _split(raw.train, evaluation_fraction, seed)
     count = 1 + int(max(train.labels.max(), evaluation.labels.max()))
-    if np.unique(train.labels).size < 2:  # noqa: PLR2004 - a classifier chooses between at least two
+    if np.unique(train.labels).size < 2:  # a classifier chooses between at least two
         raise DataError(
             "the training samples are all of one class",
             where=train.where,
@@ -128,7 +128,7 @@ def _split(samples: Samples, evaluation_fraction: float, seed: int) -> tuple[Sam
     from sklearn.model_selection import train_test_split
 
     counts = np.bincount(samples.labels.astype(np.int64))
-    rare = [int(c) for c in np.flatnonzero((counts > 0) & (counts < 2))]  # noqa: PLR2004 - one for each split
+    rare = [int(c) for c in np.flatnonzero((counts > 0) & (counts < 2))]  # one for each split
     if rare:
         raise DataError(
             f"class {rare[0]} has a single sample and cannot stand in both splits",

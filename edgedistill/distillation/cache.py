@@ -13,7 +13,7 @@ import json
 import math
 import shutil
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -127,7 +127,7 @@ def write_cache(
     _write_index(folder, stores, views, samples)
 
 
-def _new_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> Array:
+def _new_array(path: Path, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> Array:
     created: Array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)  # type: ignore[no-untyped-call]  # numpy leaves it so
     return created
 
@@ -161,7 +161,7 @@ class CachedTeacher:
         """What was kept."""
         return {store.signal for store in self.stores}
 
-    def __call__(self, rows: Array, view: int, inputs: Tensor) -> Signals:  # noqa: ARG002 - what a live teacher needs
+    def __call__(self, rows: Array, view: int, _inputs: Tensor) -> Signals:
         """The signals of a view of some samples, float32."""
         return {
             store.signal: store.decoded(
@@ -186,7 +186,7 @@ class _Store:
         made.signal, made.shape, made.format = signal, shape, kept_as
         return made
 
-    def files(self, number: int) -> dict[str, tuple[Any, tuple[int, ...]]]:
+    def files(self, number: int) -> dict[str, tuple[np.dtype[np.generic], tuple[int, ...]]]:
         """Type and shape of one sample, by file name."""
         if not self.format.startswith("top"):
             return {f"{number}.npy": (np.dtype(self.format), self.shape)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +82,7 @@ class Captured(nn.Module):
         self._taken: dict[str, list[Tensor | None]] | None = None  # exists only during forward
         self._handles = [self._attach(key, point) for key, point in self.points.items()]
 
-    def forward(self, x: Tensor) -> tuple[Any, dict[str, Tensor]]:
+    def forward(self, x: Tensor) -> tuple[object, dict[str, Tensor]]:
         """The module's output, and the features by name in the order of the requests.
 
         Raises:
@@ -112,7 +112,7 @@ class Captured(nn.Module):
     def _attach(self, key: str, point: Point) -> RemovableHandle:
         """Hook one end of a layer; the hook does nothing while the module runs outside this wrapper."""
 
-        def take(value: Any) -> None:
+        def take(value: object) -> None:
             if self._taken is None:
                 return
             calls = self._taken[key]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -104,7 +104,7 @@ def folded_signature(signature: Signature, folds: Sequence[str], outputs: Array,
         own = Normalization((0.0,), (1.0,), f"{own.raw}; the normalisation is folded into the graph")
     (given,) = signature.outputs
     if {SOFTMAX, ARGMAX} & set(folds):
-        if outputs.ndim != 2 or outputs.shape[1] < 2:  # noqa: PLR2004 - (samples, classes)
+        if outputs.ndim != 2 or outputs.shape[1] < 2:  # (samples, classes)
             raise _refused("softmax and argmax need rows of scores", f"outputs of shape {outputs.shape[1:]}", where)
         if SOFTMAX in folds and (outputs >= 0).all() and np.allclose(outputs.sum(1), 1, atol=1e-3):
             raise _refused("the model gives probabilities already", "outputs that are positive and add up to 1", where)
@@ -123,7 +123,7 @@ def check_channels(normalization: Normalization, shape: Sequence[int | str]) -> 
         UsageError: there are more or fewer.
     """
     counts = {len(normalization.mean), len(normalization.std)} - {1}
-    if len(shape) < 2 or counts - {shape[1]}:  # noqa: PLR2004 - batch, channels
+    if len(shape) < 2 or counts - {shape[1]}:  # batch, channels
         raise UsageError(
             "the normalisation does not fit the samples",
             where="mean and std",
@@ -157,11 +157,10 @@ def given_by(folds: Sequence[str], logits: Array) -> Array:
     return logits.argmax(axis=1).astype(np.int32) if ARGMAX in folds else logits
 
 
-def taken_by(folds: Sequence[str], normalization: Normalization, samples: Any) -> Array:
+def taken_by(folds: Sequence[str], normalization: Normalization, samples: Array) -> Array:
     """What the folded model takes in the place of these model-ready samples: raw ones, or the same."""
     if NORMALIZATION not in folds:
-        given: Array = samples  # where they lie: on disk, perhaps
-        return given
+        return samples  # where they lie: on disk, perhaps
     ready = np.asarray(samples)
     shape = (1, -1) + (1,) * (ready.ndim - 2)
     raw = ready * np.reshape(normalization.std, shape) + np.reshape(normalization.mean, shape)

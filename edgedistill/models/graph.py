@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, fx
 
@@ -17,7 +17,7 @@ class Recording(fx.Interpreter):
         super().__init__(graph)
         self.see = see
 
-    def run_node(self, n: fx.Node) -> Any:
+    def run_node(self, n: fx.Node) -> object:
         """Run one node, and show what came out."""
         value = super().run_node(n)
         if isinstance(value, Tensor):
@@ -25,7 +25,7 @@ class Recording(fx.Interpreter):
         return value
 
 
-def operator_name(target: Any) -> str:
+def operator_name(target: object) -> str:
     """`conv2d` of `aten.conv2d.default`."""
     packet = getattr(target, "overloadpacket", target)
     return str(getattr(packet, "__name__", packet))

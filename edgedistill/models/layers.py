@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 Shape = tuple[int, ...]
 
@@ -84,7 +84,7 @@ def probe(module: nn.Module, example: Tensor) -> dict[str, list[Call]]:
     return watch.calls
 
 
-def first_tensor(value: Any) -> Tensor | None:
+def first_tensor(value: object) -> Tensor | None:
     """The first tensor in a value: itself, or in a tuple, list or dict, depth first."""
     if isinstance(value, Tensor):
         return value
@@ -103,10 +103,10 @@ class _Watch:
         self.calls = calls
         self._last: tuple[Tensor | None, int, tuple[str, int] | None] = (None, 0, None)
 
-    def hook(self, name: str) -> Any:
+    def hook(self, name: str) -> Callable[..., None]:
         return lambda layer, args, kwargs, output: self._note(name, layer, first_tensor((args, kwargs)), output)
 
-    def _note(self, name: str, layer: nn.Module, tensor_in: Tensor | None, output: Any) -> None:
+    def _note(self, name: str, layer: nn.Module, tensor_in: Tensor | None, output: object) -> None:
         """A block returns an activation's result if it hands on that very tensor, unwritten since."""
         tensor = first_tensor(output)
         version = 0 if tensor is None else tensor._version  # noqa: SLF001 - torch has no public name for it

@@ -13,6 +13,8 @@ from edgedistill.errors import ModelError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from torch import nn
+
     from edgedistill.types import Array, Normalization, Signature
 
 
@@ -36,7 +38,7 @@ class Reference:
 
 
 def of_module(
-    module: Any,
+    module: nn.Module,
     examples: Mapping[str, Array],
     name: str,
     normalization: Normalization | None = None,
@@ -101,14 +103,16 @@ def folded(source: Reference, words: Sequence[str], where: str) -> Reference:
     return replace(source, model=model, signature=signature, inputs=inputs, expected={name: given_by(folds, logits)})
 
 
-def arrays_of(module: Any, example: Any) -> dict[str, Array]:
+def arrays_of(module: nn.Module, example: object) -> dict[str, Array]:
     """An example by input names."""
+    from torch import Tensor
+
     from edgedistill.models.signature import parameters_of
 
     if not isinstance(example, dict):
         several = example if isinstance(example, tuple | list) else (example,)
         example = dict(zip(parameters_of(module, len(several)), several, strict=True))
-    return {name: np.asarray(value.detach() if hasattr(value, "detach") else value) for name, value in example.items()}
+    return {name: np.asarray(value.detach() if isinstance(value, Tensor) else value) for name, value in example.items()}
 
 
 def model_bytes(source: Reference) -> int:

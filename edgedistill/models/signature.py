@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ def parameters_of(module: nn.Module, count: int) -> list[str]:
     return (own + ["input" if count == 1 else f"input_{number}" for number in range(len(own), count)])[:count]
 
 
-def flat(outputs: Any, prefix: str = "") -> dict[str, Tensor]:
+def flat(outputs: object, prefix: str = "") -> dict[str, Tensor]:
     """All tensors of a nested output by name: keys and fields where there are any, else numbers.
 
     Raises:
@@ -113,7 +113,7 @@ def signature_of(
     batch: int | str = "batch" if dynamic_batch else len(tensors[0])
 
     def spec(name: str, tensor: Tensor) -> TensorSpec:
-        image = tensor.ndim == 4 and tensor.is_floating_point()  # noqa: PLR2004 - batch, channels, height, width
+        image = tensor.ndim == 4 and tensor.is_floating_point()  # batch, channels, height, width
         shape = (batch, *tensor.shape[1:]) if tensor.ndim else ()
         return TensorSpec(name, shape, str(tensor.dtype).removeprefix("torch."), "NCHW" if image else "")
 

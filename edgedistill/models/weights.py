@@ -32,7 +32,7 @@ def load_checkpoint(module: nn.Module, path: Path) -> None:
         *(f"{name}: unknown to the model" for name in given if name not in own),
     ]
     if problems:
-        shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")  # noqa: PLR2004
+        shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
         raise ModelError(
             "the checkpoint is of another architecture",
             where=str(path),

@@ -91,7 +91,7 @@ def compare(
     cosine = float(np.sum(exact * given) / norms) if norms else float(rms == 0)
     power = float(np.sqrt(np.mean(exact**2)))
     snr = float(20 * np.log10(power / rms)) if rms > 0 and power > 0 else float("inf") if rms == 0 else float("-inf")
-    classes = exact.ndim == 2 and exact.shape[1] > 1  # noqa: PLR2004 - only rows of scores choose a class
+    classes = exact.ndim == 2 and exact.shape[1] > 1  # only rows of scores choose a class
     agreement = float(np.mean(exact.argmax(axis=1) == given.argmax(axis=1))) if classes else float("nan")
     numbers = reference.ndim == 1 and np.issubdtype(reference.dtype, np.integer)
     agreement = float(np.mean(exact == given)) if numbers else agreement

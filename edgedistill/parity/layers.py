@@ -98,7 +98,7 @@ class _Pairs:
             known.setdefault(tensor.value.size, []).append((number, np.sort(tensor.value, axis=None)))
         for number, tensor in enumerate(self.reference):
             values = np.sort(tensor.value, axis=None)
-            if values.size < 2 or values[0] == values[-1]:  # noqa: PLR2004 - a constant is like any other
+            if values.size < 2 or values[0] == values[-1]:  # a constant is like any other
                 continue
             likely = [n for n, other in known.get(values.size, []) if self.limits.sure(departure(values, other))]
             measured = [(n, laid_out(tensor.value, self.candidate[n].value)) for n in likely]

@@ -127,7 +127,7 @@ def fire(width: int) -> nn.Module:
         inner = factor * width // 2
         layers += [conv(channels, inner, 1), Fork(conv(inner, factor * width, 1), conv(inner, factor * width, 3))]
         channels = 2 * factor * width
-        layers.append(nn.MaxPool2d(2) if factor == 1 and len(layers) > 5 else nn.Identity())  # noqa: PLR2004 - once, half way
+        layers.append(nn.MaxPool2d(2) if factor == 1 and len(layers) > 5 else nn.Identity())  # once, half way
     return Network(nn.Sequential(*layers), channels)
 
 

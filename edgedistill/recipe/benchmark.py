@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -46,6 +46,7 @@ class Benchmark(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_preset(cls, document: Any) -> Any:
-        chosen = PRESETS.get(document.get("preset", "normal"), {}) if isinstance(document, dict) else {}
-        return {**chosen, **document} if chosen else document
+    def _from_preset(cls, document: object) -> object:
+        if not isinstance(document, dict):
+            return document
+        return {**PRESETS.get(document.get("preset", "normal"), {}), **document}

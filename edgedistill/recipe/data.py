@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -65,7 +65,7 @@ class ImportData(_Data):
     """Which kind of source this is."""
     function: str
     """`package.module:function`, looked up beside the recipe, then in the environment."""
-    arguments: dict[str, Any] = Field(default_factory=dict)
+    arguments: dict[str, object] = Field(default_factory=dict)
     """Keyword arguments for the function."""
     depends: list[str] = Field(default_factory=list)
     """Files it reads: when one changes, the data are loaded again. Its source code is watched anyway."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -34,6 +34,8 @@ from edgedistill.recipe.training import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from edgedistill.types import Json
 
 
 S = TypeVar("S", bound="Section")
@@ -135,14 +137,18 @@ class Recipe(Section):
         return self
 
 
-def canonical(value: Any) -> str:
+def canonical(value: object) -> str:
     """One text for one meaning: the JSON that digests are taken of."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Json:
     """A section or a noun as JSON."""
-    return value.model_dump(mode="json") if isinstance(value, Section) else asdict(value)
+    if isinstance(value, Section):
+        return value.model_dump(mode="json")
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    raise TypeError(f"neither a section nor a noun: {value!r}")
 
 
 def recipe_sha256(recipe: Recipe) -> str:
@@ -154,7 +160,7 @@ _JUDGING = {"name", "parity", "benchmark", "gate"}
 """Sections that do not change a byte of the files."""
 
 
-def files_recipe(recipe: Recipe, *, quantized: bool) -> dict[str, Any]:
+def files_recipe(recipe: Recipe, *, quantized: bool) -> Json:
     """What the files say of the recipe: the digest of those sections that decide what is in them, and their names.
 
     Not the whole: files stay what they are when only the gate changes.
@@ -190,7 +196,7 @@ def load_policy(path: Path) -> Gate:
     return _validated(Gate, document, path, places)
 
 
-def _validated(section: type[S], document: dict[str, Any], path: Path, places: Places) -> S:
+def _validated(section: type[S], document: dict[str, object], path: Path, places: Places) -> S:
     try:
         return section.model_validate(document)
     except ValidationError as error:

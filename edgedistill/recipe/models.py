@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -45,11 +45,11 @@ class ImportedModel(_Model):
 
     model: str
     """`package.module:function`, looked up beside the recipe, then in the environment."""
-    arguments: dict[str, Any] = Field(default_factory=dict)
+    arguments: dict[str, object] = Field(default_factory=dict)
     """Keyword arguments for the function."""
 
 
-def tag_of(given: Any) -> str:
+def tag_of(given: object) -> str:
     """Which class a mapping means, by the key that only that class has."""
     keys = given if isinstance(given, dict) else vars(given) if isinstance(given, Section) else {}
     return f"<{next((key for key in ('ensemble', 'model', 'file') if key in keys), 'family')}>"

@@ -27,7 +27,7 @@ Places = dict[tuple[str, ...], str]
 """Where every key of a document stands: `line 3`, or the `--set` that gave it."""
 
 
-def read_yaml(path: Path) -> tuple[dict[str, Any], Places]:
+def read_yaml(path: Path) -> tuple[dict[str, object], Places]:
     """The document, and where every key stands."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -94,7 +94,7 @@ def _collect_places(node: yaml.Node | None, prefix: tuple[str, ...], places: Pla
             _collect_places(value, (*prefix, str(index)), places, path)
 
 
-def override_key(document: dict[str, Any], override: str) -> tuple[str, ...]:
+def override_key(document: dict[str, object], override: str) -> tuple[str, ...]:
     """Apply one `a.b=c`, the value being YAML; returns the keys it names."""
     path, equals, text = override.partition("=")
     if not equals or not all(path.split(".")):
@@ -106,7 +106,7 @@ def override_key(document: dict[str, Any], override: str) -> tuple[str, ...]:
             fix="for example --set distill.epochs=40",
         )
     *parents, leaf = path.split(".")
-    section: dict[str, Any] = document
+    section: dict[str, object] = document
     for parent in parents:
         below = section.get(parent)
         if below is None:
@@ -134,7 +134,7 @@ def override_key(document: dict[str, Any], override: str) -> tuple[str, ...]:
 
 
 def explain(
-    error: ValidationError, section: type[BaseModel], document: dict[str, Any], path: Path, places: Places
+    error: ValidationError, section: type[BaseModel], document: dict[str, object], path: Path, places: Places
 ) -> RecipeError:
     """The first mistake as a RecipeError (with the count of the others); a misspelt key before one that lacks."""
     found = [(_real_location(problem, document), problem) for problem in _of_chosen_branch(error, section, document)]
@@ -288,11 +288,11 @@ def _tags(model: type[BaseModel], chooser: str) -> tuple[str, ...]:
     return get_args(model.model_fields[chooser].annotation) if chooser in model.model_fields else ()
 
 
-def _keys_at(section: type[BaseModel], location: tuple[str | int, ...], document: dict[str, Any]) -> set[str]:
+def _keys_at(section: type[BaseModel], location: tuple[str | int, ...], document: dict[str, object]) -> set[str]:
     return {name for model in _section_at(section, location, document) for name in model.model_fields}
 
 
-def _expectation(section: type[BaseModel], location: tuple[str | int, ...], document: dict[str, Any]) -> str:
+def _expectation(section: type[BaseModel], location: tuple[str | int, ...], document: dict[str, object]) -> str:
     """What the schema says about the key: its description."""
     for model in _section_at(section, location[:-1], document) if location else []:
         field = model.model_fields.get(str(location[-1]))

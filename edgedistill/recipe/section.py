@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+
+    from edgedistill.types import Json
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -38,7 +40,7 @@ def part_of(section: S, keys: Sequence[str]) -> S:
     return made
 
 
-def document_of(section: Section, keys: Sequence[str]) -> dict[str, Any]:
+def document_of(section: Section, keys: Sequence[str]) -> Json:
     """The same keys with their values, as JSON."""
     document = section.model_dump(mode="json")
     return document if WHOLE in keys else _picked(document, keys)
@@ -54,13 +56,13 @@ def _grouped(known: Collection[str], keys: Sequence[str]) -> dict[str, list[str]
     return found
 
 
-def _value(section: Section, name: str, below: Sequence[str]) -> Any:
+def _value(section: Section, name: str, below: Sequence[str]) -> object:
     value = getattr(section, name)
     return part_of(value, below) if isinstance(value, Section) else value
 
 
-def _picked(document: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    found = {}
+def _picked(document: Json, keys: Sequence[str]) -> Json:
+    found: Json = {}
     for name, below in _grouped(document, keys).items():
         value = document[name]
         found[name] = _picked(value, below) if isinstance(value, dict) and WHOLE not in below else value

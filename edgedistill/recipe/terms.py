@@ -311,7 +311,7 @@ class MiniLm(_LayerTerm):
 
     @model_validator(mode="after")
     def _in_threes(self) -> MiniLm:
-        if len(self.student_layers) != 3:  # noqa: PLR2004 - query, key, value
+        if len(self.student_layers) != 3:  # query, key, value
             raise ValueError(f"minilm takes 3 layers of each side (query, key, value), got {len(self.student_layers)}")
         return self
 
@@ -324,7 +324,7 @@ class Fsp(_LayerTerm):
 
     @model_validator(mode="after")
     def _in_twos(self) -> Fsp:
-        if len(self.student_layers) != 2:  # noqa: PLR2004 - a flow has two ends
+        if len(self.student_layers) != 2:  # a flow has two ends
             raise ValueError(f"fsp takes 2 layers of each side, got {len(self.student_layers)}")
         return self
 

@@ -77,7 +77,7 @@ def _row(one: Json) -> list[str | Text]:
 
 
 def _short(value: float) -> str:
-    return f"{value:.3g}" if value < 100 else f"{value:.0f}"  # noqa: PLR2004 - three digits say enough
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"  # three digits say enough
 
 
 def show_parts(one: Json, console: Console) -> None:

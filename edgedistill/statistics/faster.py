@@ -92,7 +92,7 @@ def compare_rounds(rounds: Sequence[Round], margin: float = 0.05, seed: int = 0)
     Raises:
         ValueError: fewer than two rounds.
     """
-    if len(rounds) < 2:  # noqa: PLR2004 - one round has no spread
+    if len(rounds) < 2:  # one round has no spread
         raise ValueError(f"a comparison needs at least two rounds, got {len(rounds)}")
     p50, own = _log_ratios(rounds, 50)
     p90, _ = _log_ratios(rounds, 90)

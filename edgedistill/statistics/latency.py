@@ -23,10 +23,10 @@ def early_stopping_p90(samples: Float[Array, " n"]) -> float | None:
     from scipy.special import betainc
 
     q = samples.size
-    if q < 2:  # noqa: PLR2004 - with one query no count of over-latency queries can be allowed
+    if q < 2:  # with one query no count of over-latency queries can be allowed
         return None
     counts = np.arange(1, q)
-    allowed = counts[betainc(q - counts, counts + 1, 0.9) <= 0.01]  # noqa: PLR2004 - c = 0.99
+    allowed = counts[betainc(q - counts, counts + 1, 0.9) <= 0.01]  # c = 0.99
     if allowed.size == 0:
         return None
     return float(np.sort(samples)[::-1][int(allowed[-1]) - 1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -37,7 +37,7 @@ def construct(spec: Model, sample_shape: tuple[int, ...], classes: int, beside: 
     torch.manual_seed(seed)
     match spec:
         case ConvnetModel():
-            module: Any = _convnet(spec, sample_shape, classes)
+            module: object = _convnet(spec, sample_shape, classes)
             name = "convnet"
         case ImportedModel():
             module = call(spec.model, spec.arguments, beside)
@@ -63,7 +63,7 @@ def check_output(module: nn.Module, name: str, sample_shape: tuple[int, ...], cl
     """
     try:
         with torch.no_grad():
-            output: Any = module(torch.zeros(2, *sample_shape))
+            output: object = module(torch.zeros(2, *sample_shape))
     except ModelError:
         raise
     except Exception as error:
@@ -95,7 +95,7 @@ def check_output(module: nn.Module, name: str, sample_shape: tuple[int, ...], cl
 def _convnet(spec: ConvnetModel, sample_shape: tuple[int, ...], classes: int) -> nn.Module:
     from edgedistill.students.convnet import ConvNet
 
-    if len(sample_shape) != 3:  # noqa: PLR2004 - channels, height, width
+    if len(sample_shape) != 3:  # channels, height, width
         raise ModelError(
             "the convnet family takes images",
             where="family: convnet",

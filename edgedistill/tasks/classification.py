@@ -50,7 +50,7 @@ def quality_json(interval: Interval) -> Json:
 def signature(data: Data) -> Signature:
     """The signature that every artifact of these data has: one float input, one row of logits."""
     shape = data.sample_shape
-    image = len(shape) == 3  # noqa: PLR2004 - channels, height, width
+    image = len(shape) == 3  # channels, height, width
     return Signature(
         (TensorSpec("image" if image else "input", ("batch", *shape), "float32", "NCHW" if image else ""),),
         (TensorSpec("logits", ("batch", data.classes), "float32"),),

@@ -7,7 +7,7 @@ import os
 import shutil
 import zipfile
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from jaxtyping import Float
+    from onnxruntime import InferenceSession
 
 
 class OnnxModel(BlackBox):
@@ -44,7 +45,7 @@ class OnnxModel(BlackBox):
         batch = inputs[0].shape[0] if inputs[0].shape else None
         self.batch = batch if isinstance(batch, int) else None
 
-    def forward(self, inputs: Float[Tensor, "batch ..."]) -> Any:
+    def forward(self, inputs: Float[Tensor, "batch ..."]) -> Tensor | dict[str, Tensor]:
         """The only output as a tensor, or a dict of all outputs by their names."""
         size = self.batch or len(inputs)
         names = [output.name for output in self.session.get_outputs()]
@@ -84,7 +85,7 @@ def _filled(part: Tensor, size: int) -> Tensor:
     return torch.cat([part, part[-1:].expand(size - len(part), *part.shape[1:])])
 
 
-def _session(path: Path) -> Any:
+def _session(path: Path) -> InferenceSession:
     try:
         import onnxruntime
     except ImportError as error:

@@ -37,7 +37,7 @@ class LiveTeacher:
         self.members = members(teacher)
         self.listening = {name: self._listen(name, member, example) for name, member in self.members.items()}
 
-    def __call__(self, rows: Array, view: int, inputs: Tensor) -> Signals:  # noqa: ARG002 - what a cache looks up
+    def __call__(self, _rows: Array, _view: int, inputs: Tensor) -> Signals:
         """The wanted signals for a batch, float32."""
         self.teacher.to(inputs.device)
         parts = [self._answer(part) for part in torch.split(inputs, self.batch_size)]

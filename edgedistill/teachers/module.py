@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ class Adapted(nn.Module):
         scale, shift = self.get_buffer("scale"), self.get_buffer("shift")
         return inputs * scale.reshape(shape) + shift.reshape(shape)
 
-    def pick(self, returned: Any) -> Tensor:
+    def pick(self, returned: object) -> Tensor:
         """The logits among what the module returned.
 
         Raises:
@@ -71,7 +71,7 @@ class Adapted(nn.Module):
         return found
 
 
-def _part(returned: Any, output: str | int) -> Any:
+def _part(returned: object, output: str | int) -> object:
     if isinstance(output, int) and isinstance(returned, (tuple, list)):
         return returned[output] if -len(returned) <= output < len(returned) else None
     if isinstance(returned, dict):
@@ -79,7 +79,7 @@ def _part(returned: Any, output: str | int) -> Any:
     return getattr(returned, str(output), None)
 
 
-def _description(returned: Any) -> str:
+def _description(returned: object) -> str:
     if isinstance(returned, dict):
         return f"a dict with the keys {', '.join(map(str, returned))}"
     if isinstance(returned, (tuple, list)):
@@ -87,7 +87,7 @@ def _description(returned: Any) -> str:
     return f"a {type(returned).__name__}"
 
 
-def _suggestion(returned: Any) -> str:
+def _suggestion(returned: object) -> str:
     if isinstance(returned, dict):
         names = [str(key) for key, value in returned.items() if isinstance(value, Tensor)]
         return next((name for name in names if "logit" in name.lower()), names[0] if names else "logits")

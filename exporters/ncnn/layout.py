@@ -93,7 +93,7 @@ def _attention(setting: Setting) -> Told:
 
 
 def _recurrent(kind: str, setting: Setting) -> Told:
-    directions = 2 if setting(2) == 2 else 1  # noqa: PLR2004 - ncnn's word for both
+    directions = 2 if setting(2) == 2 else 1  # ncnn's word for both
     outputs, gates = setting(0), _GATES[kind]
     hidden = setting(3, outputs) if kind == "LSTM" else outputs
     told: Told = [

@@ -103,7 +103,7 @@ class Layer:
             return self.op if self.op in ("dense", "matmul", "free", "unknown") else "memory"
         if self.groups > 1:  # runtimes have depthwise kernels for dense windows alone
             return "depthwise" if self.groups == min(self.channels) and self.dilation == 1 else "grouped"
-        if self.channels[0] <= 4:  # noqa: PLR2004 - an image's channels: kernels for few channels differ
+        if self.channels[0] <= 4:  # an image's channels: kernels for few channels differ
             return "stem"
         if self.kernel == (1, 1):
             return "conv1x1"
@@ -227,7 +227,7 @@ def _swish(layers: Sequence[Layer]) -> list[Layer]:
     writers = {name: number for number, layer in enumerate(layers) for name in layer.outputs}
     for number, layer in enumerate(layers):
         gates = [writers.get(name, -1) for name in layer.inputs]
-        for gate, other in zip(gates, reversed(layer.inputs), strict=True) if len(gates) == 2 else ():  # noqa: PLR2004
+        for gate, other in zip(gates, reversed(layer.inputs), strict=True) if len(gates) == 2 else ():
             if gate >= 0 and layers[gate].op in ("sigmoid", "hard_sigmoid") and layers[gate].inputs == (other,):
                 result[gate] = replace(layers[gate], op="free", inputs=(), outputs=())
                 result[number] = replace(layer, inputs=(other,))

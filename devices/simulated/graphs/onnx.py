@@ -226,12 +226,12 @@ class _Reader:
         weight = self.constants.get(weight_name) or self._shape(weight_name)
         groups = settings["group"].i if "group" in settings else 1
         stride = settings["strides"].ints[0] if "strides" in settings else 1
-        kernel = (weight[2], weight[3] if len(weight) > 3 else 1)  # noqa: PLR2004 - 1-D kernels have three axes
+        kernel = (weight[2], weight[3] if len(weight) > 3 else 1)  # 1-D kernels have three axes
         after, before = self._shape(outputs[0]), self._shape(node.input[0])
         transposed = node.op_type == "ConvTranspose"
         positions = math.prod((before if transposed else after)[2:])
         size = math.prod(weight)
-        if transposed or len(weight) > 4:  # noqa: PLR2004 - kernels of images have four axes
+        if transposed or len(weight) > 4:  # kernels of images have four axes
             kind = node.op_type if transposed else f"3-D {node.op_type}"
             return unknown_layer(kind, name, given, outputs, self.unknown, macs=size * positions, weights=size)
         channels = (weight[1] * groups, weight[0])

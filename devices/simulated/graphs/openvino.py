@@ -173,7 +173,7 @@ def _layer(op: Any, constants: set[str], unknown: dict[str, int]) -> Layer:
         depth = list(values[0].shape)[-1]
         rows = math.prod(after[:-1]) if matrix else 2
         return Layer("dense" if rows == 1 else "matmul", title, given, outputs, math.prod(after) * depth, size)
-    if kind == "Add" and len(given) == 1 and len(values) == 2:  # noqa: PLR2004 - a bias stands apart in an IR
+    if kind == "Add" and len(given) == 1 and len(values) == 2:  # a bias stands apart in an IR
         return Layer("bias", title, given, outputs)
     if kind in _ACTIVATIONS:
         return Layer(_ACTIVATIONS[kind], title, given, outputs)
@@ -194,10 +194,10 @@ def _convolution(
     transposed = "Backprop" in kind
     positions = math.prod((before if transposed else after)[2:])
     size = math.prod(weight) * groups
-    if transposed or len(weight) > 4:  # noqa: PLR2004 - kernels of images have four axes
+    if transposed or len(weight) > 4:  # kernels of images have four axes
         kind = kind if transposed else f"3-D {kind}"
         return unknown_layer(kind, title, given, outputs, unknown, macs=size * positions, weights=size)
-    kernel = (weight[2], weight[3] if len(weight) > 3 else 1)  # noqa: PLR2004 - 1-D kernels have three axes
+    kernel = (weight[2], weight[3] if len(weight) > 3 else 1)  # 1-D kernels have three axes
     return Layer(
         "conv",
         title,

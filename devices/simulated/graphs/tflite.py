@@ -149,7 +149,7 @@ def _layer(name: str, op: Any, tensors: list[Any], constant: list[bool], unknown
     outputs = tuple(str(n) for n in op.outputs)
     title = f"{name.lower()}_{op.outputs[0]}"
     after = _shape(tensors[op.outputs[0]])
-    kernel = next((w for w in weights if len(w) > 3), None)  # noqa: PLR2004 - kernels have four axes, of volumes five
+    kernel = next((w for w in weights if len(w) > 3), None)  # kernels have four axes, of volumes five
     if name in (*_PLAIN, *_TRANSPOSED, "CONV_3D") and kernel:
         before = _shape(tensors[op.inputs[2 if name in _TRANSPOSED else 0]])
         if name in _PLAIN:

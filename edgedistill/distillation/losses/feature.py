@@ -7,7 +7,7 @@ match where a docstring doesn't say they may differ (projectors join the others)
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence  # noqa: TC003 - the shape checks read the annotations at run time
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float

@@ -5,13 +5,11 @@ One idea each, written as an autograd function where the formula's own graph wou
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import BackwardCFunction, once_differentiable
 
 _BLOCK = 2**18  # cosines held at once by the angle loss: 2 MB, whatever the batch
 _PAIR = 2  # samples from which on there are distances
@@ -73,12 +71,12 @@ class _Gram(Function):
     """F F^T. Its gradient is one product, (g + g^T) F, where autograd takes two."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
+    def forward(ctx: BackwardCFunction, rows: Tensor) -> Tensor:
         ctx.save_for_backward(rows)
         return inner_products(rows, rows)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: BackwardCFunction, *gradients: Tensor) -> Tensor:
         (rows,), (gradient,) = ctx.saved_tensors, gradients
         return inner_products(gradient + gradient.mT, rows.mT)
 
@@ -91,7 +89,7 @@ class _SquaredDistances(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
+    def forward(ctx: BackwardCFunction, rows: Tensor) -> Tensor:
         batch = rows.shape[0]
         squares = rows.new_zeros(batch, batch)
         if batch >= _PAIR:
@@ -101,7 +99,7 @@ class _SquaredDistances(Function):
         return squares + squares.mT
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: BackwardCFunction, *gradients: Tensor) -> Tensor:
         """d/dx_i = 2 * sum over j of (g_ij + g_ji) (x_i - x_j)."""
         (rows,), (gradient,) = ctx.saved_tensors, gradients
         centred = rows - rows.mean(dim=0)  # differences do not notice, and less cancels
@@ -113,7 +111,7 @@ class _AngleLoss(Function):
     """The gradient is found along with the loss, so that no cosine outlives its block."""
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
+    def forward(ctx: BackwardCFunction, student: Tensor, teacher: Tensor) -> Tensor:
         batch = student.shape[0]
         inverse, inverse_teacher = _inverse_roots(student), _inverse_roots(teacher)
         loss, gradient = student.new_zeros(()), torch.zeros_like(student)
@@ -131,7 +129,7 @@ class _AngleLoss(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator hides the names
+    def backward(ctx: BackwardCFunction, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator hides the names
         (of_student,) = ctx.saved_tensors
         return gradient * of_student, None
 

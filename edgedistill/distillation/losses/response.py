@@ -7,7 +7,7 @@ gradient to the teacher. Logits have the shape (batch, classes); a label of -1 m
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence  # noqa: TC003 - the shape checks read the annotations at run time
+from collections.abc import Sequence
 from typing import Literal
 
 import torch

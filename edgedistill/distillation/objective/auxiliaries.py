@@ -212,7 +212,7 @@ def overhaul_margin(batch_norm: nn.BatchNorm2d) -> Float[Tensor, " channels"]:
     ratio = mean / deviation
     # cdf(-z) underflows at z = 38, its quotient with the density does not: erfcx is scaled by exactly that.
     hazard = math.sqrt(2 / math.pi) / torch.special.erfcx(ratio / math.sqrt(2))
-    far = ratio > 1e4  # noqa: PLR2004 - from here -w / z is nearer than the difference, which cancels
+    far = ratio > 1e4  # from here -w / z is nearer than the difference, which cancels
     margin = torch.where(far, -deviation / ratio, mean - deviation * hazard)
     # A channel without deviation is constant: its negative part is itself or nothing.
     return torch.where(deviation > 0, margin, mean.clamp(max=0)).to(batch_norm.weight)

@@ -32,7 +32,7 @@ class MutualObjective(nn.Module):
         self.temperature = temperature
         self.weight = weight
 
-    def forward(self, step: Step, epoch: float) -> Losses:  # noqa: ARG002 - an objective's face
+    def forward(self, step: Step, _epoch: float) -> Losses:
         """The sum over the peers."""
         logits = [step.student[peer(number)] for number in range(self.peers)]
         hard = torch.stack([label_cross_entropy(own, step.labels) for own in logits]).sum()
@@ -66,7 +66,7 @@ class SelfObjective(nn.Module):
         self.temperature = temperature
         self.alpha = alpha
 
-    def forward(self, step: Step, epoch: float) -> Losses:  # noqa: ARG002 - an objective's face
+    def forward(self, step: Step, _epoch: float) -> Losses:
         """The sum over the exits."""
         last = step.student[LOGITS]
         values = {"cross_entropy": label_cross_entropy(last, step.labels)}

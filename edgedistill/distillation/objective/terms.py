@@ -260,7 +260,7 @@ def map_shape(shape: Shape, signal: Signal, loss: str) -> tuple[int, int, int]:
     Raises:
         ModelError: it is no map.
     """
-    if len(shape) != 3:  # noqa: PLR2004 - channels, height, width
+    if len(shape) != 3:  # channels, height, width
         raise ModelError(
             f"{loss} compares maps, and {signal.text} gives none",
             where=f"{loss}: {signal.text}",

@@ -11,10 +11,10 @@ G. Xiao et al., "SmoothQuant", ICML 2023 (the largest activation against the lar
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from edgedistill.distillation.rounding.graph import node_name, tensor_of
 from edgedistill.models.graph import Recording
@@ -82,22 +82,19 @@ def _pair(second: fx.Node) -> _Pair | None:
     """The layer before this one, if there is nothing but scale-free operators between them and no other reader."""
     if node_name(second) not in _WEIGHTED or not _owns_weights(second):
         return None
-    given = second.args[0]
-    assert isinstance(given, fx.Node)  # noqa: S101 - for type checkers: a layer reads a tensor
+    given = cast("fx.Node", second.args[0])  # a layer reads a tensor
     node, channels = given, given.meta["val"].shape[1] if given.meta["val"].ndim > 1 else 0
-    if node_name(second) == "linear" and given.meta["val"].ndim != 2:  # noqa: PLR2004 - its channels are the last axis
+    if node_name(second) == "linear" and given.meta["val"].ndim != 2:  # its channels are the last axis
         return None
     while True:
-        if len(node.users) > 1 or node.meta["val"].ndim < 2 or node.meta["val"].shape[1] != channels:  # noqa: PLR2004 - batch, channels
+        if len(node.users) > 1 or node.meta["val"].ndim < 2 or node.meta["val"].shape[1] != channels:  # batch, channels
             return None
         if node_name(node) in _WEIGHTED:
-            fits = node_name(node) in _CONVOLUTIONS or node.meta["val"].ndim == 2  # noqa: PLR2004 - rows of features
+            fits = node_name(node) in _CONVOLUTIONS or node.meta["val"].ndim == 2  # rows of features
             return _Pair(node, second, given) if fits and _owns_weights(node) else None
         if node_name(node) not in _SCALE_FREE:
             return None
-        before = node.args[0]
-        assert isinstance(before, fx.Node)  # noqa: S101 - likewise
-        node = before
+        node = cast("fx.Node", node.args[0])
 
 
 def _owns_weights(node: fx.Node) -> bool:
@@ -113,7 +110,7 @@ def _balance(graph: fx.GraphModule, pair: _Pair, activations: Float[Tensor, " ch
     By the root of activation over weight, the weights relative to the largest of their output channel; where the second
     layer is depthwise, each of its channels has weights of its own range, and activations alone count.
     """
-    weights, groups = _parameter(graph, pair.second.args[1]), _groups(pair.second)
+    weights, groups = tensor_of(graph, pair.second.args[1]), _groups(pair.second)
     columns = len(activations) // groups  # input channels that one output channel reads
     own_range = weights.abs().flatten(1).amax(1).clamp(min=_TINY).reshape(-1, *[1] * (weights.ndim - 1))
     grouped = (weights / own_range).reshape(groups, -1, columns, *weights.shape[2:])
@@ -125,10 +122,10 @@ def _balance(graph: fx.GraphModule, pair: _Pair, activations: Float[Tensor, " ch
     scales = torch.where(alive, ratio, torch.ones_like(ratio))
     middle = scales[alive].median()
     scales = torch.where(alive, (scales / middle).clamp(1 / _MOST, _MOST), torch.ones_like(scales))
-    before = _parameter(graph, pair.first.args[1])
+    before = tensor_of(graph, pair.first.args[1])
     before.div_(scales.reshape(-1, *[1] * (before.ndim - 1)))
-    if len(pair.first.args) > 2 and pair.first.args[2] is not None:  # noqa: PLR2004 - input, weights, bias
-        _parameter(graph, pair.first.args[2]).div_(scales)
+    if len(pair.first.args) > 2 and pair.first.args[2] is not None:  # input, weights, bias
+        tensor_of(graph, pair.first.args[2]).div_(scales)
     own = weights.view(groups, -1, columns, *weights.shape[2:])
     own.mul_(scales.reshape(groups, 1, columns, *[1] * (weights.ndim - 2)))
 
@@ -136,11 +133,4 @@ def _balance(graph: fx.GraphModule, pair: _Pair, activations: Float[Tensor, " ch
 def _groups(node: fx.Node) -> int:
     """Of a convolution: input, weights, bias, stride, padding, dilation, groups."""
     place = 6
-    given: Any = node.args[place] if len(node.args) > place else 1
-    return int(given)
-
-
-def _parameter(graph: fx.GraphModule, argument: object) -> nn.Parameter:
-    tensor = tensor_of(graph, argument)
-    assert isinstance(tensor, nn.Parameter)  # noqa: S101 - for type checkers: `_owns_weights` looked
-    return tensor
+    return cast("int", node.args[place]) if len(node.args) > place else 1

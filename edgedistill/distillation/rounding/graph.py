@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -105,7 +105,7 @@ def graph_of(student: nn.Module, example: Tensor) -> fx.GraphModule:
     try:
         several = torch.cat([example, example])[:2]  # a batch of one would be taken for a constant
         program = torch.export.export(student.eval(), (several,), dynamic_shapes=({0: batch},))
-        module: Any = program.run_decompositions({}).module(check_guards=False)
+        module = program.run_decompositions({}).module(check_guards=False)
     except Exception as error:
         raise ModelError(
             f"no graph can be made of the student: {(str(error).splitlines() or [''])[0][:300]}",
@@ -177,7 +177,7 @@ def _is_float(node: fx.Node) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1
 
 
-def node_name(node: Any) -> str:
+def node_name(node: object) -> str:
     """`conv2d` of a node that calls it; empty for inputs, weights and what is no node."""
     return operator_name(node.target) if isinstance(node, fx.Node) and node.op == "call_function" else ""
 
@@ -203,23 +203,29 @@ def _fold_batch_norms(graph: fx.GraphModule) -> None:
 
 def _folded(graph: fx.GraphModule, conv: fx.Node, norm: fx.Node) -> tuple[Tensor, Tensor]:
     """Weight and bias of the convolution that does both."""
-    gamma, beta, mean, variance = (tensor_of(graph, argument) for argument in norm.args[1:5])
-    weight, bias = (tensor_of(graph, conv.args[i]) if i < len(conv.args) else None for i in (1, 2))
-    assert weight is not None  # noqa: S101 - for type checkers: a convolution has weights
-    assert mean is not None and variance is not None  # noqa: S101, PT018 - and inference its statistics
-    epsilon: Any = norm.args[6]
-    gain = torch.rsqrt(variance + float(epsilon)) * (1.0 if gamma is None else gamma)
+    gamma, beta = (_tensor_if_any(graph, argument) for argument in norm.args[1:3])
+    mean, variance = (tensor_of(graph, argument) for argument in norm.args[3:5])
+    weight, bias = tensor_of(graph, conv.args[1]), _tensor_if_any(graph, conv.args[2] if len(conv.args) > 2 else None)
+    gain = torch.rsqrt(variance + cast("float", norm.args[6])) * (1.0 if gamma is None else gamma)
     shift = (0.0 if bias is None else bias) - mean
     return weight * gain.reshape(-1, *[1] * (weight.ndim - 1)), shift * gain + (0.0 if beta is None else beta)
 
 
-def tensor_of(graph: fx.GraphModule, argument: Any) -> Tensor | None:
-    """What an argument reads from the module; None stays None."""
-    if argument is None:
-        return None
+def tensor_of(graph: fx.GraphModule, argument: object) -> Tensor:
+    """What an argument reads from the module.
+
+    Raises:
+        TypeError: it is no node.
+    """
+    if not isinstance(argument, fx.Node):
+        raise TypeError(f"a node that reads a tensor was expected, got {argument!r}")
     holder, _, name = str(argument.target).rpartition(".")
     tensor: Tensor = getattr(graph.get_submodule(holder), name)
     return tensor
+
+
+def _tensor_if_any(graph: fx.GraphModule, argument: object) -> Tensor | None:
+    return None if argument is None else tensor_of(graph, argument)
 
 
 def _put(graph: fx.GraphModule, name: str, tensor: Tensor) -> None:

@@ -7,7 +7,7 @@ Inference", CVPR 2018; A. Mishra, D. Marr, "Apprentice", ICLR 2018 (the teacher 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from jaxtyping import Float
+    from torch.fx.node import Argument, Target
 
     from edgedistill.distillation.trainings import Training
     from edgedistill.events import Events
@@ -95,9 +96,7 @@ class QuantizedStudent(nn.Module):
         return [TrainedRange(name, *ends[point], tuple(seen[name])) for name, point in self.shares.items()]
 
     def _range(self, point: str) -> LearnedRange:
-        module = self.ranges[point]
-        assert isinstance(module, LearnedRange)  # noqa: S101 - for type checkers: nothing else is put there
-        return module
+        return cast("LearnedRange", self.ranges[point])
 
 
 class _Rounding(fx.Interpreter):
@@ -107,11 +106,11 @@ class _Rounding(fx.Interpreter):
         super().__init__(graph)
         self.ranges = ranges
 
-    def run_node(self, n: fx.Node) -> Any:
+    def run_node(self, n: fx.Node) -> object:
         value = super().run_node(n)
         return self.ranges[n.name](value) if n.name in self.ranges else value
 
-    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def call_function(self, target: Target, args: tuple[Argument, ...], kwargs: dict[str, Argument]) -> object:
         axis = WEIGHT_AXIS.get(operator_name(target))
         if axis is not None and isinstance(args[1], nn.Parameter):
             args = (args[0], rounded_weights(args[1], axis), *args[2:])

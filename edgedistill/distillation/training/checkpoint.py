@@ -11,13 +11,14 @@ import torch
 from edgedistill.storage import atomically
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 
 _DIGEST = hashlib.sha256().digest_size
 
 
-def save_checkpoint(document: dict[str, Any], path: Path) -> None:
+def save_checkpoint(document: Mapping[str, object], path: Path) -> None:
     """Write tensors and plain values, after their digest, whole or not at all.
 
     By way of memory: where a stream fails, torch tells another error than that the disk is full.

@@ -14,7 +14,7 @@ import sys
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -26,6 +26,9 @@ from edgedistill.errors import EdgeDistillError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    Job = tuple[Callable[..., object], tuple[object, ...]]
+
 
 _PATIENCE = timedelta(days=7)  # followers wait while the leader exports and measures
 
@@ -123,7 +126,7 @@ def _connect() -> None:
     dist.init_process_group(backend, timeout=_PATIENCE)
 
 
-def share(job: tuple[Callable[..., object], tuple[Any, ...]] | None) -> None:
+def share(job: Job | None) -> None:
     """Tell the followers what to do: a function of a module of ours, and its arguments; None ends them."""
     if dist.is_initialized():
         dist.broadcast_object_list([job], src=0)
@@ -134,7 +137,7 @@ def follow() -> None:
     _connect()
     try:
         while True:
-            box: list[Any] = [None]
+            box: list[Job | None] = [None]
             dist.broadcast_object_list(box, src=0)
             if box[0] is None:
                 return
@@ -149,13 +152,13 @@ class _Sum(torch.autograd.Function):
     """The sum over all processes; its gradient is the sum of theirs."""
 
     @staticmethod
-    def forward(_: Any, tensor: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] - torch: *args
+    def forward(_: object, tensor: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] - torch: *args
         summed = tensor.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(summed)
         return summed
 
     @staticmethod
-    def backward(_: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] - torch: *args
+    def backward(_: object, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] - torch: *args
         return _total(gradient)
 
 
@@ -205,7 +208,7 @@ class GlobalBatchNorm(_BatchNorm):
     """Batch normalisation whose statistics are those of the whole batch; torch's own does this on GPUs alone."""
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - torch's name
-        if input.dim() < 2:  # noqa: PLR2004 - batch, channels
+        if input.dim() < 2:  # batch, channels
             raise ValueError(f"batch norm needs (batch, channels, ...), got {tuple(input.shape)}")
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name

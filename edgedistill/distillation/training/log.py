@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from edgedistill.storage import atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from torch.utils.tensorboard import SummaryWriter
 
     from edgedistill.events import Epoch
 
@@ -20,7 +22,7 @@ class TrainingLog:
 
     def __init__(self, folder: Path | None, resume_step: int) -> None:
         self.rows: IO[str] | None = None
-        self.board: Any = None
+        self.board: SummaryWriter | None = None
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,13 +52,13 @@ class TrainingLog:
 
     def flush(self) -> None:
         """To disk, before a checkpoint that counts on it."""
-        if self.rows is not None:
+        if self.rows is not None and self.board is not None:
             self.rows.flush()
             self.board.flush()
 
     def close(self) -> None:
         """Finish the files."""
-        if self.rows is not None:
+        if self.rows is not None and self.board is not None:
             self.rows.close()
             self.board.close()
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from edgedistill.distillation.training.distributed import world
+from edgedistill.events import Epoch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from edgedistill.types import Json
 
 
 @dataclass
@@ -27,9 +30,14 @@ class Place:
     labelled: int = 0
     samples: int = 0
     terms: dict[str, float] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[Epoch] = field(default_factory=list)
     best: float = -1.0
     best_epoch: int = 0
+
+    @classmethod
+    def told(cls, document: Json) -> Place:
+        """The place that `asdict` made a document of."""
+        return cls(**{**document, "history": [Epoch(**one) for one in document["history"]]})
 
 
 @contextmanager

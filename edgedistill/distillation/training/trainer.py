@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -28,6 +28,7 @@ from edgedistill.events import QUIET, Epoch
 from edgedistill.models.signals import LOGITS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from jaxtyping import Float, Int
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 class Answers(Protocol):
     """A teacher, live or from its cache."""
 
-    def __call__(self, rows: Array, view: int, inputs: Tensor) -> Signals:
+    def __call__(self, rows: Array, view: int, inputs: Tensor, /) -> Signals:
         """Its signals for a view of some samples, whose augmented inputs are given."""
         ...
 
@@ -113,7 +114,7 @@ class _Training:
             _lay_out(self.learner, torch.channels_last)
         self.objective.to(self.fabric.device)
         self.optimizer = _optimizer([*learner.parameters(), *objective.parameters()], settings)
-        model: Any = torch.compile(self.learner) if settings.compile else self.learner
+        model = cast("nn.Module", torch.compile(self.learner)) if settings.compile else self.learner
         self.model, self.stepper = self.fabric.setup(model, self.optimizer)
         self.place = Place()
         self.idle: dict[frozenset[str], list[nn.Parameter]] = {}
@@ -128,12 +129,12 @@ class _Training:
         if self.place.step == 0:
             self._save()
         for told in self.place.history:
-            events.epoch(name, Epoch(**told), self.settings.epochs)
+            events.epoch(name, told, self.settings.epochs)
         while self.place.epoch < self.settings.epochs and not self._out_of_patience():
             self._epoch(name, events)
-            events.epoch(name, Epoch(**self.place.history[-1]), self.settings.epochs)
+            events.epoch(name, self.place.history[-1], self.settings.epochs)
         self._finish()
-        return [Epoch(**told) for told in self.place.history]
+        return self.place.history
 
     def _epoch(self, name: str, events: Events) -> None:
         """The rest of the running epoch: windows of `accumulate` batches, one optimiser step each."""
@@ -186,7 +187,7 @@ class _Training:
         inputs = augment(lesson.inputs[here], numbers, view, self.settings.augment, lesson.seed)
         inputs = self.fabric.to_device(inputs)
         teacher = lesson.answers(numbers, view, inputs) if lesson.answers is not None else {}
-        if self.settings.channels_last and inputs.ndim == 4:  # noqa: PLR2004 - images
+        if self.settings.channels_last and inputs.ndim == 4:  # images
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         student = self.model(inputs)
         labels = self.fabric.to_device(lesson.labels[rows])
@@ -259,7 +260,7 @@ class _Training:
             {name: value / place.samples for name, value in place.terms.items()},
             validation,
         )
-        place.history.append(asdict(told))
+        place.history.append(told)
         if validation is not None and validation > place.best:
             place.best, place.best_epoch = validation, told.number
             if self.settings.select == "best":
@@ -350,7 +351,7 @@ class _Training:
         document = load_checkpoint(path)
         if document is None:  # half of one cannot exist; a damaged disk can
             return
-        self.place = Place(**document["place"])
+        self.place = Place.told(document["place"])
         self.learner.load_state_dict(document["learner"])
         self.objective.load_state_dict(document["objective"])
         self.optimizer.load_state_dict(document["optimizer"])
@@ -360,7 +361,7 @@ class _Training:
 
 def _lay_out(module: nn.Module, memory_format: torch.memory_format) -> None:
     """Reorder the memory of all four-dimensional parameters."""
-    convert: Any = module.to  # torch's annotations leave this form out
+    convert: Callable[..., nn.Module] = module.to  # torch's annotations leave this form out
     convert(memory_format=memory_format)
 
 
@@ -375,9 +376,16 @@ def _fabric(settings: Train) -> Fabric:
             got="a CPU",
             fix="use precision: bf16, or fp32",
         )
-    precision: Any = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[settings.precision]
+    names: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+        "fp32": "32-true",
+        "bf16": "bf16-mixed",
+        "fp16": "16-mixed",
+    }
     fabric = Fabric(
-        accelerator=settings.accelerator, devices=size, strategy="ddp" if size > 1 else "auto", precision=precision
+        accelerator=settings.accelerator,
+        devices=size,
+        strategy="ddp" if size > 1 else "auto",
+        precision=names[settings.precision],
     )
     if size > 1:
         fabric.launch()
