@@ -10,7 +10,7 @@ import numpy as np
 from edgedistill.artifacts.running import subjects_on
 from edgedistill.errors import EdgeDistillError
 from edgedistill.events import QUIET
-from edgedistill.measurement.measure import measure, measure_beside, ratio_of
+from edgedistill.measurement.measure import comparable, measure, measure_beside, ratio_of
 from edgedistill.plugins import traits_of
 from edgedistill.recipe.benchmark import Benchmark
 from edgedistill.types import Source
@@ -91,7 +91,7 @@ def _raced(
     named = [replace(file, model=f"candidate-{n}") for n, file in enumerate(files)]
     found = [subjects_on(settings.device, [one])[0] for one in (base, *named)]
     events.step(f"measure {len(files)} candidates beside fp32 on {settings.device}", 0, 1)
-    reference, *measured = measure(found, settings, None, QUIET)
+    reference, *measured = map(comparable, measure(found, settings, None, QUIET))
     rounds = tuple(tuple(ratio_of(m, reference)["rounds"]) for m in measured)
     middles = [float(np.median(ratios)) for ratios in rounds]
     rival = next(n for n, middle in enumerate(middles) if middle <= _NEAR * min(middles))

@@ -1,0 +1,81 @@
+"""Documents that come from outside, held against their shapes; and those shapes as JSON Schema."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from edgedistill.documents.report import REPORT_SCHEMA, Report
+from edgedistill.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+T = TypeVar("T")
+
+
+def read_report(path: Path) -> Report:
+    """A report.json; what it holds beyond the known fields stays.
+
+    Raises:
+        UsageError: it is none, is of another schema, or lacks a field.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        schema = document["schema"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path} is not a report: {error}",
+            where=str(path),
+            expected="a report.json of `edgedistill compress`",
+            got=type(error).__name__,
+            fix="give RUN/report.json",
+        ) from error
+    if schema != REPORT_SCHEMA:
+        raise UsageError(
+            f"{path} is of another schema",
+            where=f"{path}, key schema",
+            expected=REPORT_SCHEMA,
+            got=repr(schema),
+            fix="make the report again with this version of EdgeDistill",
+        )
+    require(document, Report, path, "make the report again with this version of EdgeDistill")
+    return cast("Report", document)  # as it was read: validation would leave unknown fields out
+
+
+def require(document: object, shape: type[T], path: Path, fix: str) -> None:
+    """Whether a document that was read from `path` has all fields of a shape, each of its type.
+
+    Raises:
+        UsageError: naming the first that is missing or wrong.
+    """
+    try:
+        TypeAdapter(shape).validate_python(document, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = _key(first["loc"], document)
+        raise UsageError(
+            f"{path} cannot be read: {key}: {first['msg']}",
+            where=f"{path}, key {key}",
+            expected=first["msg"],
+            got="nothing" if first["type"] == "missing" else repr(first["input"])[:80],
+            fix=fix,
+        ) from None
+
+
+def schema() -> dict[str, object]:
+    """The JSON Schema of report.json."""
+    return TypeAdapter(Report).json_schema()
+
+
+def _key(where: tuple[int | str, ...], document: object) -> str:
+    """A place in a document: `artifacts[0].quality.value`; which of several shapes was tried there is no part of it."""
+    told, inside = "", document
+    for number, part in enumerate(where):
+        if isinstance(inside, list) and isinstance(part, int):
+            told, inside = f"{told}[{part}]", inside[part]
+        elif isinstance(inside, dict) and (part in inside or number == len(where) - 1):
+            told, inside = f"{told}.{part}", inside.get(part)
+    return told.lstrip(".")
