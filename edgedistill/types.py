@@ -211,7 +211,7 @@ class Artifact:
         precision: Precision,
         signature: Signature,
         companions: tuple[Path, ...] = (),
-        producer: Facts | None = None,
+        producer: Mapping[str, object] | None = None,
     ) -> Artifact:
         """Describe files that were just written: digests and sizes are read back from disk."""
         return cls(
@@ -223,7 +223,7 @@ class Artifact:
             size_bytes=sum(p.stat().st_size for p in (path, *companions)),
             signature=signature,
             companions={p.name: file_sha256(p) for p in companions},
-            producer=producer or {},
+            producer=dict(producer or {}),
         )
 
     def to_json(self, root: Path) -> FileDocument:

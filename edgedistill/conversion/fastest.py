@@ -100,12 +100,12 @@ def _raced(
     events.step(f"compare two candidates on {settings.device}", 0, 1)
     deciding = settings.model_copy(update={"rounds": _DECIDING_ROUNDS})
     compared, _ = measure_beside([found[rival + 1]], found[1], deciding, QUIET)
-    ratio = compared["ratio_to_reference"]
-    if ratio["answer"] != "faster":
+    ratio = compared.get("ratio_to_reference")
+    if ratio is None or ratio["answer"] != "faster":
         return Race(0, rounds, settings.device, notes)
     why = (
         f"chosen for its latency on {settings.device}: {ratio['p50']:.2f} x that of the default scheme over "
-        f"{_DECIDING_ROUNDS} rounds (p = {ratio['p_value']:.3f}); another host may choose otherwise, "
+        f"{_DECIDING_ROUNDS} rounds (p = {ratio.get('p_value', 1.0):.3f}); another host may choose otherwise, "
         "`quantize.candidates` with one name does not"
     )
     return Race(rival, rounds, settings.device, (*notes, why))

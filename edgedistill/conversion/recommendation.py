@@ -34,7 +34,7 @@ def with_choice(artifact: File, choices: Sequence[ChoiceDocument]) -> File:
             f"(n = {shipped['n']} validation samples)"
         )
     notes += [_trained(row, ships=row is shipped) for row in made if row["scheme"] == "qat"]
-    if choice.get("untrained"):
+    if "untrained" in choice:
         notes.append(f"quantisation-aware training is needed and not possible: {choice['untrained']}")
     found = copy(artifact)
     found["candidates"], found["within_margin"], found["notes"] = choice["candidates"], choice["met"], notes

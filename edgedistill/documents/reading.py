@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from edgedistill.documents.report import REPORT_SCHEMA, Report
 from edgedistill.errors import UsageError
@@ -13,7 +13,11 @@ from edgedistill.errors import UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pydantic_core import ErrorDetails
+
 T = TypeVar("T")
+_SHOWN = 80
+"""Characters of a wrong value."""
 
 
 def read_report(path: Path) -> Report:
@@ -41,12 +45,11 @@ def read_report(path: Path) -> Report:
             got=repr(schema),
             fix="make the report again with this version of EdgeDistill",
         )
-    require(document, Report, path, "make the report again with this version of EdgeDistill")
-    return cast("Report", document)  # as it was read: validation would leave unknown fields out
+    return require(document, Report, path, "make the report again with this version of EdgeDistill")
 
 
-def require(document: object, shape: type[T], path: Path, fix: str) -> None:
-    """Whether a document that was read from `path` has all fields of a shape, each of its type.
+def require(document: object, shape: type[T], path: Path, fix: str) -> T:
+    """A document that was read from `path`, as it is, once all fields of its shape are there, each of its type.
 
     Raises:
         UsageError: naming the first that is missing or wrong.
@@ -54,20 +57,28 @@ def require(document: object, shape: type[T], path: Path, fix: str) -> None:
     try:
         TypeAdapter(shape).validate_python(document, strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = _key(first["loc"], document)
-        raise UsageError(
-            f"{path} cannot be read: {key}: {first['msg']}",
-            where=f"{path}, key {key}",
-            expected=first["msg"],
-            got="nothing" if first["type"] == "missing" else repr(first["input"])[:80],
-            fix=fix,
-        ) from None
+        raise _refusal(error.errors()[0], document, path, fix) from None
+    return cast("T", document)  # what validation gives lacks the fields that the shape does not know
 
 
-def schema() -> dict[str, object]:
+def schema() -> dict[str, JsonValue]:
     """The JSON Schema of report.json."""
     return TypeAdapter(Report).json_schema()
+
+
+def _refusal(error: ErrorDetails, document: object, path: Path, fix: str) -> UsageError:
+    where, got = error["loc"], error["input"]
+    missing = error["type"] in ("missing", "union_tag_not_found")
+    if error["type"].startswith("union_tag"):  # of a measurement; the source tells which kind it is
+        where, got = (*where, "source"), got if missing else got["source"]
+    key = _key(where, document)
+    return UsageError(
+        f"{path} cannot be read: {f'{key}: ' if key else ''}{error['msg']}",
+        where=f"{path}, key {key}" if key else str(path),
+        expected=error["msg"],
+        got="nothing" if missing else repr(got)[:_SHOWN],
+        fix=fix,
+    )
 
 
 def _key(where: tuple[int | str, ...], document: object) -> str:

@@ -118,7 +118,9 @@ def predict_files(artifacts: Sequence[Artifact], settings: Benchmark) -> list[Pr
     found: list[Prediction] = []
     for artifact in artifacts:
         made = predict(artifact.path, [settings.device], threads=settings.threads)["predictions"]
-        found += [{**one, "artifact": artifact.id} for one in made]
+        for one in made:
+            one["artifact"] = artifact.id
+        found += made
     return found
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 
 from edgedistill.artifacts.metadata import beside, outside
+from edgedistill.documents.reading import require
 from edgedistill.documents.report import BUNDLE_SCHEMA, Verifiable
 from edgedistill.errors import ArtifactError, UsageError
 from edgedistill.plugins import find_plugin
@@ -76,10 +77,8 @@ def verify(bundle: Path) -> VerifiedBundle:
         ArtifactError: a file is missing or changed, or the bundle did not pass its gate.
     """
     try:
-        metadata: Verifiable = yaml.safe_load((bundle / "metadata.yaml").read_text(encoding="utf-8"))
-        listed = {f["path"]: f["sha256"] for artifact in metadata["artifacts"] for f in artifact["files"]}
-        verdict = metadata["gate"]["verdict"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        document = yaml.safe_load((bundle / "metadata.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(
             f"{bundle} is not a bundle: {error}",
             where=str(bundle / "metadata.yaml"),
@@ -87,6 +86,9 @@ def verify(bundle: Path) -> VerifiedBundle:
             got=type(error).__name__,
             fix="give the bundle's folder",
         ) from error
+    metadata = require(document, Verifiable, bundle / "metadata.yaml", "fetch the bundle again, or make it again")
+    listed = {f["path"]: f["sha256"] for artifact in metadata["artifacts"] for f in artifact["files"]}
+    verdict = metadata["gate"]["verdict"]
     for name, digest in listed.items():
         file = bundle / name
         if not file.is_file() or file_sha256(file) != digest:

@@ -107,5 +107,7 @@ def _predictions(artifacts: Sequence[Artifact], devices: Sequence[str]) -> Recip
             except DeviceError as error:
                 found["refused"].append({"artifact": artifact.id, "device": name, "reason": error.message})
             else:
-                found["predictions"] += [{**one, "artifact": artifact.id} for one in made]
+                for one in made:
+                    one["artifact"] = artifact.id
+                found["predictions"] += made
     return found

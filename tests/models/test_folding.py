@@ -28,7 +28,8 @@ from tests.conftest import SMALL, documents, edgedistill
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgedistill.types import Array, Json
+    from edgedistill.documents.report import ExportDocument
+    from edgedistill.types import Array
 
 NORM = Normalization((120.0, 110.0, 100.0), (60.0, 55.0, 50.0), "pixels, 0 to 255")
 
@@ -64,7 +65,7 @@ def softmax(logits: Array) -> Array:
     return np.asarray(powers / powers.sum(1, keepdims=True))
 
 
-def computed(document: Json, root: Path) -> dict[tuple[str, str], Array]:
+def computed(document: ExportDocument, root: Path) -> dict[tuple[str, str], Array]:
     """Outputs for the raw samples, by precision and runtime."""
     np.savez(root / "in.npz", image=raw())
     found = {}
