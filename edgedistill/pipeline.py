@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from edgedistill.contracts import Shelf
+    from edgedistill.documents.report import Report
     from edgedistill.events import Events
     from edgedistill.recipe.document import Recipe
     from edgedistill.runs import Run, Stage
@@ -96,7 +97,7 @@ class Outcome:
 
     run: Path
     stages: list[Json]
-    report: Json | None
+    report: Report | None
     verdict: Verdict | None
 
 
@@ -129,7 +130,7 @@ def compress(recipe: Recipe, beside: Path, run_dir: Path, *, until: str = "bundl
             walk(do, recipe)
     if "gate" not in do.done:
         return Outcome(run_dir, run.stages_json(), None, None)
-    found = read_json(do.done["gate"].path / "report.json")
+    found: Report = read_json(do.done["gate"].path / "report.json")
     return Outcome(run_dir, run.stages_json(), found, judge(found, recipe.gate))
 
 

@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from edgedistill.documents.answers import DeviceDocument, OperatorDocument
+    from edgedistill.documents.artifacts import Facts, FileDocument, SignatureDocument, TensorDocument
+    from edgedistill.documents.report import CheckDocument
+
     Array = np.ndarray[Any, np.dtype[Any]]
 else:
     Array = Any  # annotations are never evaluated; numpy is imported where it is used
 
 Json = dict[str, Any]
-"""A JSON object; its shape is stated where it is made."""
+"""A JSON object whose shape is open; the others are TypedDicts of `edgedistill/documents`."""
 
 
 class Precision(StrEnum):
@@ -112,9 +116,14 @@ class TensorSpec:
     dtype: str
     layout: str = ""
 
-    def to_json(self) -> Json:
+    def to_json(self) -> TensorDocument:
         """JSON form: name, shape, dtype, layout."""
         return {"name": self.name, "shape": list(self.shape), "dtype": self.dtype, "layout": self.layout}
+
+    @classmethod
+    def from_json(cls, document: TensorDocument) -> TensorSpec:
+        """Read what `to_json` wrote."""
+        return cls(document["name"], tuple(document["shape"]), document["dtype"], document.get("layout", ""))
 
 
 @dataclass(frozen=True)
@@ -138,7 +147,7 @@ class Signature:
     normalization: Normalization
     labels: tuple[str, ...]
 
-    def to_json(self) -> Json:
+    def to_json(self) -> SignatureDocument:
         """JSON form of the contract: inputs, outputs, normalization, labels."""
         return {
             "inputs": [t.to_json() for t in self.inputs],
@@ -153,18 +162,12 @@ class Signature:
         }
 
     @classmethod
-    def from_json(cls, document: Json) -> Signature:
+    def from_json(cls, document: SignatureDocument) -> Signature:
         """Read what `to_json` wrote."""
-        tensors = {
-            side: tuple(
-                TensorSpec(t["name"], tuple(t["shape"]), t["dtype"], t.get("layout", "")) for t in document[side]
-            )
-            for side in ("inputs", "outputs")
-        }
         norm = document["normalization"]
         return cls(
-            tensors["inputs"],
-            tensors["outputs"],
+            tuple(map(TensorSpec.from_json, document["inputs"])),
+            tuple(map(TensorSpec.from_json, document["outputs"])),
             Normalization(tuple(norm["mean"]), tuple(norm["std"]), norm["raw"]),
             tuple(document["labels"]),
         )
@@ -186,7 +189,7 @@ class Artifact:
     size_bytes: int
     signature: Signature
     companions: dict[str, str] = field(default_factory=dict)
-    producer: Json = field(default_factory=dict)
+    producer: Facts = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -208,7 +211,7 @@ class Artifact:
         precision: Precision,
         signature: Signature,
         companions: tuple[Path, ...] = (),
-        producer: Json | None = None,
+        producer: Mapping[str, object] | None = None,
     ) -> Artifact:
         """Describe files that were just written: digests and sizes are read back from disk."""
         return cls(
@@ -220,10 +223,10 @@ class Artifact:
             size_bytes=sum(p.stat().st_size for p in (path, *companions)),
             signature=signature,
             companions={p.relative_to(path.parent).as_posix(): file_sha256(p) for p in companions},
-            producer=producer or {},
+            producer=dict(producer or {}),
         )
 
-    def to_json(self, root: Path) -> Json:
+    def to_json(self, root: Path) -> FileDocument:
         """JSON form with the path relative to `root`."""
         return {
             "id": self.id,
@@ -239,7 +242,7 @@ class Artifact:
         }
 
     @classmethod
-    def from_json(cls, document: Json, root: Path) -> Artifact:
+    def from_json(cls, document: FileDocument, root: Path) -> Artifact:
         """Read what `to_json` wrote, the path taken from `root`."""
         return cls(
             model=document["model"],
@@ -276,7 +279,7 @@ class Operator:
     refused: Mapping[str, str] = field(default_factory=dict)
     replacement: str = ""
 
-    def to_json(self) -> Json:
+    def to_json(self) -> OperatorDocument:
         """JSON form of `edgedistill operators`."""
         return {
             "domain": self.domain,
@@ -346,7 +349,7 @@ class Check:
     value: float | None = None
     limit: float | None = None
 
-    def to_json(self) -> Json:
+    def to_json(self) -> CheckDocument:
         """JSON form of the contract."""
         return {
             "id": self.id,
@@ -415,7 +418,7 @@ class DeviceInfo:
     cores: int
     memory_bytes: int
 
-    def to_json(self, source: Source) -> Json:
+    def to_json(self, source: Source) -> DeviceDocument:
         """JSON form of `edgedistill devices list`; `source`: what its figures are."""
         return {
             "id": self.id,

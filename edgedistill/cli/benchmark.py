@@ -14,6 +14,8 @@ from edgedistill.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from edgedistill.documents.measurements import AnyMeasurement
+    from edgedistill.documents.report import BenchmarkAnswer
     from edgedistill.measurement.measure import Samples
     from edgedistill.recipe.document import Benchmark
     from edgedistill.types import Json
@@ -66,7 +68,7 @@ def benchmark(
     _require_places(devices, plot, samples)
     many = rounds or (12 if against else None)
     wanted |= {"rounds": many} if many else {}
-    measurements: list[Json] = []
+    measurements: list[AnyMeasurement] = []
     kept: Samples = {}
     with progress() as events:
         for name in devices:
@@ -80,10 +82,11 @@ def benchmark(
             )
     _keep(measurements, kept, plot, samples)
     valid = all(measurement["valid"] for measurement in measurements)
-    return Answer({"measurements": measurements}, lambda: _show(measurements), 0 if valid else 3)
+    answer: BenchmarkAnswer = {"measurements": measurements}
+    return Answer(answer, lambda: _show(measurements), 0 if valid else 3)
 
 
-def _show(measurements: list[Json]) -> None:
+def _show(measurements: Sequence[AnyMeasurement]) -> None:
     from edgedistill.report.terminal import show_measurements
 
     show_measurements(measurements, console())
@@ -114,7 +117,7 @@ def _require_places(devices: Sequence[str], plot: Path | None, samples: Path | N
             )
 
 
-def _keep(measurements: list[Json], kept: Samples, plot: Path | None, samples: Path | None) -> None:
+def _keep(measurements: Sequence[AnyMeasurement], kept: Samples, plot: Path | None, samples: Path | None) -> None:
     """Write the picture and the samples, where they are wanted."""
     import io
 
@@ -123,8 +126,7 @@ def _keep(measurements: list[Json], kept: Samples, plot: Path | None, samples: P
     from edgedistill.report.latency_plot import latency_pictures
 
     if plot is not None:
-        timed = [m for m in measurements if m["source"] == "measured" and "percentiles_ms" in m]
-        write(plot, latency_pictures(timed))
+        write(plot, latency_pictures(measurements))
     if samples is not None:
         stream = io.BytesIO()
         np.savez_compressed(stream, **kept)

@@ -16,13 +16,12 @@ import typer
 from edgedistill.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from rich.console import Console
 
     from edgedistill.cli.progress import TerminalEvents
-    from edgedistill.types import Json
 
 
 Overrides = Annotated[
@@ -44,7 +43,7 @@ class Answer:
         exit_code: of the process.
     """
 
-    document: Json
+    document: Mapping[str, object]
     show: Callable[[], None]
     exit_code: int = 0
 
@@ -94,7 +93,7 @@ class Stdout:
             Stdout.target = 1
 
 
-def emit(document: Json) -> None:
+def emit(document: Mapping[str, object]) -> None:
     """Print the one JSON document of a command."""
     with os.fdopen(os.dup(Stdout.target), "w", encoding="utf-8") as stream:
         stream.write(json.dumps(document, indent=1) + "\n")

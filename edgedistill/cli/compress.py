@@ -43,6 +43,7 @@ def compress(
 
 def _show(outcome: Outcome, *, bundled: bool) -> None:
     """The report and where it lies, if the run came so far."""
+    from edgedistill.release.gate import gate_of
     from edgedistill.report.terminal import show
 
     if outcome.report is None:
@@ -50,7 +51,7 @@ def _show(outcome: Outcome, *, bundled: bool) -> None:
     show(outcome.report, console())
     say(f"report: {outcome.run / 'report.html'}")
     if bundled:
-        verdict = outcome.report["gate"]["verdict"]
+        verdict = gate_of(outcome.report)["verdict"]
         caution = "" if verdict == "pass" else f" (not for release: gate {verdict})"
         say(f"bundle: {outcome.run / 'bundle'}{caution}")
 

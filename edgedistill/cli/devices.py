@@ -24,6 +24,7 @@ from edgedistill.types import Source
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from edgedistill.documents.answers import DeviceDocument, SimulatedDevice
     from edgedistill.types import Json
 
 
@@ -39,7 +40,7 @@ def devices_list() -> Answer:
     return Answer({"devices": [*found, *simulated]}, lambda: _show_list(found, simulated))
 
 
-def _show_list(found: Sequence[Json], simulated: list[Json]) -> None:
+def _show_list(found: Sequence[DeviceDocument], simulated: Sequence[SimulatedDevice]) -> None:
     from edgedistill.report.predictions import show_catalogue
 
     for one in found:
@@ -72,7 +73,7 @@ def devices_show(
     return Answer({"devices": [profile]}, lambda: _show_profile(profile))
 
 
-def _show_facts(found: Json) -> None:
+def _show_facts(found: DeviceDocument) -> None:
     for key, value in found.items():
         say(f"{key:<13} {value}")
 

@@ -13,8 +13,10 @@ from edgedistill.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from edgedistill.documents.artifacts import Candidate
+    from edgedistill.documents.report import ExportDocument
     from edgedistill.recipe.export import Quantize
-    from edgedistill.types import Array, Json
+    from edgedistill.types import Array
 
 
 @command
@@ -118,7 +120,7 @@ def export(
     return Answer(answer, lambda: _show(document, out), 0 if proved else 1)
 
 
-def _show(document: Json, out: Path) -> None:
+def _show(document: ExportDocument, out: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -140,20 +142,20 @@ def _show(document: Json, out: Path) -> None:
     say(f"n = {document['artifacts'][0]['parity']['n']} samples, measured here")
     for artifact in document["artifacts"]:
         for row in artifact.get("candidates", []):
-            _say_candidate(artifact, row)
-    for row in document.get("recommendations", []):
-        say(f"ship in {row['runtime']} on {row['device']}: {row['artifact']} ({row['why']})")
+            _say_candidate(artifact["id"], row)
+    for one in document.get("recommendations", []):
+        say(f"ship in {one['runtime']} on {one['device']}: {one['artifact']} ({one['why']})")
 
 
-def _say_candidate(artifact: Json, row: Json) -> None:
+def _say_candidate(artifact: str, row: Candidate) -> None:
     if row["quality"] is None:
-        say(f"{artifact['id']}: {row['scheme']} {row['state']}")
+        say(f"{artifact}: {row['scheme']} {row['state']}")
         return
     ratio = row["latency_ratio_to_fp32"]
     latency = f", {ratio:.2f} x the latency of fp32 on {row['device']}" if ratio is not None else ""
     kept = f", {len(row['keep_float'])} layers in float" if row["keep_float"] else ""
     say(
-        f"{artifact['id']}: {row['scheme']}{kept}: {row['metric']} {row['quality']:.4f} (fp32 {row['quality_fp32']:.4f}, "
+        f"{artifact}: {row['scheme']}{kept}: {row['metric']} {row['quality']:.4f} (fp32 {row['quality_fp32']:.4f}, "
         f"n = {row['n']}){latency}, {row['size_bytes']} bytes: {row['state']}"
     )
 

@@ -12,7 +12,7 @@ from edgedistill.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgedistill.types import Json
+    from edgedistill.documents.answers import LayersDocument
 
 
 @command
@@ -43,7 +43,7 @@ def _shape(text: str) -> tuple[int, ...]:
         ) from None
 
 
-def _show(found: Sequence[Json]) -> None:
+def _show(found: Sequence[LayersDocument]) -> None:
     from edgedistill.report.terminal import show_layers
 
     for listing in found:

@@ -22,7 +22,7 @@ from edgedistill.user_code import call
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgedistill.types import Json
+    from edgedistill.documents.answers import LayersDocument
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Listing:
     layers: tuple[Layer, ...]
     note: str = ""
 
-    def to_json(self) -> Json:
+    def to_json(self) -> LayersDocument:
         """JSON form of `edgedistill layers`; shapes are without the batch."""
         return {
             "model": self.model,

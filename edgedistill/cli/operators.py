@@ -15,7 +15,8 @@ from edgedistill.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgedistill.types import Artifact, Json
+    from edgedistill.documents.answers import OperatorDocument, OperatorsAnswer, Taker
+    from edgedistill.types import Artifact
 
 _FORMATS = "onnx,tflite,openvino"
 _SHOWN = 3
@@ -59,13 +60,13 @@ def operators(
     return Answer(document, lambda: _show(document), 0 if document["taken"] else 3)
 
 
-def _of_file(artifact: Artifact) -> Json:
+def _of_file(artifact: Artifact) -> OperatorsAnswer:
     """Operators by the file's own words; the runtimes by opening it, unless its operators tell already."""
     from edgedistill.plugins import load_exporter
 
     found = inventory_of(artifact)
     checks = load_exporter(artifact.format).check_support(artifact)
-    takers = [
+    takers: list[Taker] = [
         {"name": runtime, "takes": check.state == "pass", "reason": check.reason.removeprefix(f"not for {runtime}: ")}
         for check, runtime in ((check, check.id.rsplit(":", 1)[1]) for check in checks)
     ]
@@ -79,7 +80,9 @@ def _of_file(artifact: Artifact) -> Json:
     }
 
 
-def _of_model(target: str, formats: Sequence[str], shapes: tuple[str, ...], arguments: tuple[str, ...]) -> Json:
+def _of_model(
+    target: str, formats: Sequence[str], shapes: tuple[str, ...], arguments: tuple[str, ...]
+) -> OperatorsAnswer:
     """Operators as torch.export sees them, and which formats take them."""
     from edgedistill.conversion.loading import Options, load
     from edgedistill.conversion.operators import foreseen, reason_of
@@ -94,7 +97,7 @@ def _of_model(target: str, formats: Sequence[str], shapes: tuple[str, ...], argu
         rows, errors = foreseen(source.model, source.signature, formats, source.inputs)
     if errors and not rows:
         raise next(iter(errors.values()))
-    merged: dict[tuple[str, str], Json] = {}
+    merged: dict[tuple[str, str], OperatorDocument] = {}
     for found in rows.values():
         for operator in found:
             entry = merged.setdefault((operator.domain, operator.type), operator.to_json())
@@ -107,7 +110,9 @@ def _of_model(target: str, formats: Sequence[str], shapes: tuple[str, ...], argu
         if any(row.refused for row in found)
     }
     asked = {fmt: "nothing is known against it" if fmt in rows else "its exporter foresees nothing" for fmt in formats}
-    takers = [{"name": fmt, "takes": fmt not in reasons, "reason": reasons.get(fmt, asked[fmt])} for fmt in formats]
+    takers: list[Taker] = [
+        {"name": fmt, "takes": fmt not in reasons, "reason": reasons.get(fmt, asked[fmt])} for fmt in formats
+    ]
     return {
         "model": target,
         "format": "torch",
@@ -118,7 +123,7 @@ def _of_model(target: str, formats: Sequence[str], shapes: tuple[str, ...], argu
     }
 
 
-def _show(document: Json) -> None:
+def _show(document: OperatorsAnswer) -> None:
     from rich.table import Table
     from rich.text import Text
 

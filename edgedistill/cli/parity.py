@@ -15,9 +15,10 @@ from edgedistill.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from edgedistill.documents.answers import FirstDeparture, NotedWay, TracedRow
     from edgedistill.models.reference import Reference
     from edgedistill.parity.compare import Parity
-    from edgedistill.types import Array, Artifact, Json
+    from edgedistill.types import Array, Artifact
 
 
 @command
@@ -73,9 +74,10 @@ def parity(
         with storage_errors(worst.parent):
             proof = proof.kept(worst)
     found = proof.parity
-    path = proof.layers(ParitySettings(), min_snr) if layers else {}
-    document: Json = {"parity": {**found.to_json(), **path}}
-    return Answer(document, lambda: _show(found, path), 0 if found.state == "pass" else 1)
+    path = proof.layers(ParitySettings(), min_snr) if layers else None
+    return Answer(
+        {"parity": {**found.to_json(), **(path or {})}}, lambda: _show(found, path), 0 if found.state == "pass" else 1
+    )
 
 
 def _reference(path: Path, samples: Mapping[str, Array] | None) -> Reference | Artifact:
@@ -84,13 +86,13 @@ def _reference(path: Path, samples: Mapping[str, Array] | None) -> Reference | A
     return load(str(path), Options(), samples) if path.suffix == ".pt2" else artifact_of(path)
 
 
-def _show(found: Parity, path: Json) -> None:
-    if path:
+def _show(found: Parity, path: NotedWay | None) -> None:
+    if path is not None:
         _show_way(path)
     say(f"{found.state.value}: {found.reason} (n = {found.n}, {found.runtime}, max abs {found.max_abs:.3e})")
 
 
-def _show_way(path: Json) -> None:
+def _show_way(path: NotedWay) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -114,7 +116,7 @@ def _show_way(path: Json) -> None:
         say(f"note: {path['layers_note']}")
 
 
-def _told(first: Json | None) -> str:
+def _told(first: FirstDeparture | None) -> str:
     """The first departure in one sentence."""
     if first is None:
         return "no tensor departs"
@@ -126,7 +128,7 @@ def _told(first: Json | None) -> str:
     return f"departs first at {_short(layer['tensor'])}, {layer['operator']}{module}: {steps}; before it {before} agrees{also}"
 
 
-def _figures(row: Json) -> tuple[str, str]:
+def _figures(row: TracedRow) -> tuple[str, str]:
     if row["state"] == "agrees" and row["snr_db"] is None:
         return "exact", "0"
     snr, relative = row["snr_db"], row["max_relative"]

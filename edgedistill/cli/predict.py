@@ -12,6 +12,8 @@ from edgedistill.cli.common import Answer, command, console, progress, require_f
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edgedistill.documents.measurements import HostMeasurement, Predictions
+    from edgedistill.events import Events
     from edgedistill.types import Json
 
 
@@ -81,20 +83,20 @@ def predict(
     return Answer(found, lambda: _show(found), code)
 
 
-def _show(found: Json) -> None:
+def _show(found: Predictions) -> None:
     from edgedistill.report.predictions import show_predictions
 
     show_predictions(found["predictions"], console(), found["refused"])
 
 
-def _host() -> Callable[..., Json]:
+def _host() -> Callable[[Path, Events], HostMeasurement]:
     """What measures a file on this machine; it needs torch."""
     from edgedistill.prediction.this_machine import measured_here
 
     return measured_here
 
 
-def _exit_code(found: Json, *, named: bool, budget: bool) -> int:
+def _exit_code(found: Predictions, *, named: bool, budget: bool) -> int:
     """With a budget, 1: missed (by a named device; by all where none is named), 3: a named device cannot decide it."""
     from edgedistill.release.gate import UNVALIDATED
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +12,7 @@ from edgedistill.cli.common import Answer, command, console, say, write
 from edgedistill.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgedistill.types import Json
+    from edgedistill.documents.report import GateDocument
 
 
 @command
@@ -26,11 +25,12 @@ def gate(
     summary: Annotated[Path | None, typer.Option("--summary", help="Also write a Markdown summary.")] = None,
 ) -> Answer:
     """Judge a report by a policy: exit code 0 pass, 1 fail, 3 inconclusive or invalid."""
+    from edgedistill.documents.reading import read_report
     from edgedistill.recipe.document import canonical, load_policy
     from edgedistill.release.gate import judge, verdict_json
     from edgedistill.report import ci
 
-    loaded, judged = load_policy(policy), _read_report(report)
+    loaded, judged = load_policy(policy), read_report(report)
     verdict = judge(judged, loaded)
     document = verdict_json(verdict, hashlib.sha256(canonical(loaded).encode()).hexdigest())
     for path, drawn in ((junit, ci.junit), (summary, ci.markdown)):
@@ -39,7 +39,7 @@ def gate(
     return Answer({"gate": document}, lambda: _show_gate(document), verdict.exit_code)
 
 
-def _show_gate(document: Json) -> None:
+def _show_gate(document: GateDocument) -> None:
     from edgedistill.report.terminal import show_gate
 
     show_gate(document, console())
@@ -48,10 +48,11 @@ def _show_gate(document: Json) -> None:
 @command
 def report(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> Answer:
     """Write report.html from a run's report.json."""
+    from edgedistill.documents.reading import read_report
     from edgedistill.report.html import render
     from edgedistill.report.plots import quality_against_latency
 
-    document, page = _read_report(run / "report.json"), run / "report.html"
+    document, page = read_report(run / "report.json"), run / "report.html"
     write(page, render(document, quality_against_latency(document)))
     return Answer({"html": str(page), "report": document}, lambda: say(str(page)))
 
@@ -87,28 +88,3 @@ def verify(folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bund
 
     found = check(folder)
     return Answer(found, lambda: say(f"{folder}: {len(found['files'])} files intact, gate {found['gate']}"))
-
-
-def _read_report(path: Path) -> Json:
-    from edgedistill.report.build import SCHEMA
-
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        schema = document["schema"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{path} is not a report: {error}",
-            where=str(path),
-            expected="a report.json of `edgedistill compress`",
-            got=type(error).__name__,
-            fix="give RUN/report.json",
-        ) from error
-    if schema != SCHEMA:
-        raise UsageError(
-            f"{path} is of another schema",
-            where=f"{path}, key schema",
-            expected=SCHEMA,
-            got=repr(schema),
-            fix="make the report again with this version of EdgeDistill",
-        )
-    return dict(document)

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from edgedistill.documents.artifacts import Candidate, ChoiceDocument, MadeCandidate, RefusedCandidate
     from edgedistill.events import Events
     from edgedistill.recipe.benchmark import Benchmark
     from edgedistill.recipe.export import Quantize
-    from edgedistill.types import Array, Artifact, Json, QuantizationScheme
+    from edgedistill.types import Array, Artifact, QuantizationScheme
 
 Outputs = dict[str, "Array"]
 """Output name of the file -> (samples, ...), float."""
@@ -67,19 +68,19 @@ class Choice:
 
     Attributes:
         artifact: in the folder asked for.
-        rows: a JSON row for each candidate: scheme, kept layers, quality, n, drop, size, latency ratio, state.
+        rows: a row for each candidate.
         keep_float: layers that stayed in float.
         met: whether the quality is within the margin.
         notes: what a reader of the report should know of the choice.
     """
 
     artifact: Artifact
-    rows: list[Json]
+    rows: list[Candidate]
     keep_float: tuple[str, ...]
     met: bool
     notes: tuple[str, ...] = ()
 
-    def to_json(self) -> Json:
+    def to_json(self) -> ChoiceDocument:
         """As reports hold it: artifact, met, candidates, notes."""
         return {"artifact": self.artifact.id, "met": self.met, "candidates": self.rows, "notes": list(self.notes)}
 
@@ -160,7 +161,7 @@ def choose(
             best = _returned(search, best, reference, fp32 - settings.max_drop, len(tried))
             tried.append(best)
         rounds = dict(zip((t.scheme.name for t in fitting), raced.rounds, strict=True))
-        rows = [
+        rows: list[Candidate] = [
             _row(
                 t,
                 fp32,
@@ -287,7 +288,7 @@ def _row(
     *,
     shipped: bool,
     margin: float,
-) -> Json:
+) -> MadeCandidate:
     fits = fp32 - tried.quality <= margin
     return {
         "scheme": tried.scheme.name,
@@ -306,7 +307,9 @@ def _row(
     }
 
 
-def _refused(scheme: QuantizationScheme, error: EdgeDistillError, samples: CandidateSamples, fp32: float) -> Json:
+def _refused(
+    scheme: QuantizationScheme, error: EdgeDistillError, samples: CandidateSamples, fp32: float
+) -> RefusedCandidate:
     return {
         "scheme": scheme.name,
         "placement": scheme.placement,

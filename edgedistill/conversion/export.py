@@ -16,6 +16,7 @@ from edgedistill.conversion.proof import keep_worst, prove, unsupported
 from edgedistill.conversion.recommendation import recommend, with_choice
 from edgedistill.conversion.samples import LABELS, check_samples, judged
 from edgedistill.conversion.writing import write_fp32, write_quantized
+from edgedistill.documents.report import EXPORT_SCHEMA
 from edgedistill.errors import EdgeDistillError, UsageError
 from edgedistill.events import QUIET, Part
 from edgedistill.models.reference import Reference, arrays_of, folded, made_ready, of_module
@@ -23,15 +24,16 @@ from edgedistill.plugins import load_exporter
 from edgedistill.recipe.benchmark import Benchmark
 from edgedistill.recipe.export import ParitySettings, Quantize
 from edgedistill.storage import storage_errors, write_atomically
-from edgedistill.types import Array, Artifact, Json, Normalization, Precision
+from edgedistill.types import Array, Artifact, Normalization, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from edgedistill.contracts import Exporter
+    from edgedistill.documents.artifacts import ChoiceDocument, ProvenFile
+    from edgedistill.documents.report import ExportDocument
     from edgedistill.events import Events
 
-SCHEMA = "edgedistill.export/1"
 _MARGIN_BYTES = 2**20
 
 
@@ -88,7 +90,7 @@ def export(
     licence: str = "",
     fold: Sequence[str] = (),
     events: Events = QUIET,
-) -> Json:
+) -> ExportDocument:
     """Export a torch module to several runtimes, and prove every file.
 
     Args:
@@ -135,7 +137,7 @@ def export(
     return write(source, Path(out), settings, events)
 
 
-def write(source: Reference, out: Path, settings: Settings, events: Events = QUIET) -> Json:
+def write(source: Reference, out: Path, settings: Settings, events: Events = QUIET) -> ExportDocument:
     """Write every format and precision, run each file in every runtime of its format, and say which to ship.
 
     Raises:
@@ -157,9 +159,9 @@ def write(source: Reference, out: Path, settings: Settings, events: Events = QUI
         for number, artifact in enumerate(written.artifacts):
             events.step(f"prove {artifact.id}", len(jobs) + number, 2 * len(jobs))
             documents.append(written.proven(artifact))
-        document = {"schema": SCHEMA, "name": source.name, "artifacts": documents}
+        document: ExportDocument = {"schema": EXPORT_SCHEMA, "name": source.name, "artifacts": documents}
         if written.choices:
-            document |= written.measured(documents)
+            written.measure(document)
         write_atomically(part / "export.json", json.dumps(document, indent=1, allow_nan=False))
         shutil.rmtree(out, ignore_errors=True)
         part.rename(out)
@@ -175,7 +177,7 @@ class _Written:
     folder: Path
     events: Events
     artifacts: list[Artifact] = field(default_factory=list)
-    choices: list[Json] = field(default_factory=list)
+    choices: list[ChoiceDocument] = field(default_factory=list)
     apart: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def add(self, fmt: str, precision: Precision, events: Part) -> None:
@@ -201,14 +203,14 @@ class _Written:
         self.choices.append(choice.to_json())
         return choice.artifact
 
-    def proven(self, artifact: Artifact) -> Json:
+    def proven(self, artifact: Artifact) -> ProvenFile:
         """The artifact's document with its parity in every runtime, and what keeps others from it."""
         known = unsupported(artifact) | self.apart.get(artifact.id, {})
         proof = prove(self.source, artifact, ParitySettings(), self.folder, known)
         file = f"worst/{artifact.id}.npz"
         speaks = keep_worst(self.source, proof.speaks, self.folder / file, file)
         answers = [speaks if one.runtime == speaks.runtime else one for one in proof.answers]
-        document = {
+        document: ProvenFile = {
             **artifact.to_json(self.folder),
             "parity": speaks.parity.to_json(),
             "parity_by_runtime": [one.parity.to_json() for one in answers],
@@ -217,16 +219,13 @@ class _Written:
         }
         return with_choice(document, self.choices)
 
-    def measured(self, documents: Sequence[Json]) -> Json:
-        """Latency and memory of every file beside fp32, and which file to ship for each runtime."""
-        refused = {one["id"]: one["not_for"] for one in documents}
-        measurements = measure_proven(
+    def measure(self, document: ExportDocument) -> None:
+        """Put in latency and memory of every file beside fp32, and which file to ship for each runtime."""
+        refused = {one["id"]: one["not_for"] for one in document["artifacts"]}
+        document["measurements"] = measure_proven(
             self.artifacts, refused, self.source.inputs, self.settings.benchmark, self.folder, self.events
         )
-        return {
-            "measurements": measurements,
-            "recommendations": recommend(list(documents), measurements, self.source.name),
-        }
+        document["recommendations"] = recommend(document["artifacts"], document["measurements"], self.source.name)
 
 
 def _apart(artifact: Artifact, samples: Path, folder: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ import numpy as np
 from edgedistill.artifacts.running import subjects_on
 from edgedistill.errors import EdgeDistillError
 from edgedistill.events import QUIET
-from edgedistill.measurement.measure import measure, measure_beside, ratio_of
+from edgedistill.measurement.measure import comparable, measure, measure_beside, ratio_of
 from edgedistill.plugins import traits_of
 from edgedistill.recipe.benchmark import Benchmark
 from edgedistill.types import Source
@@ -91,7 +91,7 @@ def _raced(
     named = [replace(file, model=f"candidate-{n}") for n, file in enumerate(files)]
     found = [subjects_on(settings.device, [one])[0] for one in (base, *named)]
     events.step(f"measure {len(files)} candidates beside fp32 on {settings.device}", 0, 1)
-    reference, *measured = measure(found, settings, None, QUIET)
+    reference, *measured = map(comparable, measure(found, settings, None, QUIET))
     rounds = tuple(tuple(ratio_of(m, reference)["rounds"]) for m in measured)
     middles = [float(np.median(ratios)) for ratios in rounds]
     rival = next(n for n, middle in enumerate(middles) if middle <= _NEAR * min(middles))
@@ -100,12 +100,12 @@ def _raced(
     events.step(f"compare two candidates on {settings.device}", 0, 1)
     deciding = settings.model_copy(update={"rounds": _DECIDING_ROUNDS})
     compared, _ = measure_beside([found[rival + 1]], found[1], deciding, QUIET)
-    ratio = compared["ratio_to_reference"]
-    if ratio["answer"] != "faster":
+    ratio = compared.get("ratio_to_reference")
+    if ratio is None or ratio["answer"] != "faster":
         return Race(0, rounds, settings.device, notes)
     why = (
         f"chosen for its latency on {settings.device}: {ratio['p50']:.2f} x that of the default scheme over "
-        f"{_DECIDING_ROUNDS} rounds (p = {ratio['p_value']:.3f}); another host may choose otherwise, "
+        f"{_DECIDING_ROUNDS} rounds (p = {ratio.get('p_value', 1.0):.3f}); another host may choose otherwise, "
         "`quantize.candidates` with one name does not"
     )
     return Race(rival, rounds, settings.device, (*notes, why))

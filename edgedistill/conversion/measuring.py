@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
+    from edgedistill.documents.measurements import Timed
     from edgedistill.events import Events
     from edgedistill.measurement.measure import Samples
     from edgedistill.recipe.benchmark import Benchmark
-    from edgedistill.types import Array, Artifact, Json
+    from edgedistill.types import Array, Artifact
 
 
 def measure_proven(
@@ -26,7 +27,7 @@ def measure_proven(
     folder: Path,
     events: Events,
     samples: Samples | None = None,
-) -> list[Json]:
+) -> list[Timed]:
     """Measure every file in the runtimes of the settings' device.
 
     Args:

@@ -14,7 +14,7 @@ from edgedistill.conversion.fastest import quickly
 from edgedistill.conversion.writing import require_room
 from edgedistill.errors import UsageError
 from edgedistill.events import QUIET
-from edgedistill.measurement.measure import measure, ratio_of
+from edgedistill.measurement.measure import comparable, measure, ratio_of
 from edgedistill.plugins import load_exporter, offers
 
 if TYPE_CHECKING:
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgedistill.conversion.candidates import CandidateSamples, Outputs
+    from edgedistill.documents.artifacts import Candidate, ChoiceDocument, MadeCandidate
     from edgedistill.recipe.benchmark import Benchmark
-    from edgedistill.types import Artifact, Json, Precision, TrainedRange
+    from edgedistill.types import Artifact, Precision, TrainedRange
 
 _SCHEME = "qat"
 _FASTER = 0.95
@@ -35,7 +36,7 @@ class Outcome:
     """The file that ships, where that is the trained one, and what the report says of it and its rivals."""
 
     artifact: Artifact | None
-    choice: Json
+    choice: ChoiceDocument
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Rival:
     """A calibrated file that a trained one may replace, with its candidates as the report has them."""
 
     artifact: Artifact
-    choice: Json
+    choice: ChoiceDocument
 
 
 def write_trained(
@@ -120,11 +121,8 @@ def judge_trained(
     fits = fp32 - calibrated[0] <= margin
     rounds = _rounds(base, rival.artifact, trained, benchmark) if met and fits else []
     if rounds:
-        row |= {
-            "device": benchmark.device,
-            "latency_ratio_rounds": rounds[1],
-            "latency_ratio_to_fp32": float(np.median(rounds[1])),
-        }
+        row["device"], row["latency_ratio_rounds"] = benchmark.device, rounds[1]
+        row["latency_ratio_to_fp32"] = float(np.median(rounds[1]))
     better, why = _better((own, calibrated[0]), (met, fits), rounds)
     if not better:
         for file in trained.files:
@@ -132,7 +130,9 @@ def judge_trained(
     return _replaced(rival.choice, trained, row, why, ships=better, met=met)
 
 
-def _row(trained: Artifact, samples: CandidateSamples, own: float, fp32: float, calibrated: Sequence[float]) -> Json:
+def _row(
+    trained: Artifact, samples: CandidateSamples, own: float, fp32: float, calibrated: Sequence[float]
+) -> MadeCandidate:
     return {
         "scheme": _SCHEME,
         "placement": _SCHEME,
@@ -154,8 +154,9 @@ def _row(trained: Artifact, samples: CandidateSamples, own: float, fp32: float, 
 def _rounds(base: Artifact, calibrated: Artifact, trained: Artifact, benchmark: Benchmark) -> list[list[float]]:
     """Latency over fp32's in interleaved rounds: of the calibrated file, and of the trained one."""
     files = (base, replace(calibrated, model="calibrated"), replace(trained, model="trained"))
-    reference, *own = measure([subjects([one])[0] for one in files], quickly(benchmark), None, QUIET)
-    return [ratio_of(measured, reference)["rounds"] for measured in own]
+    measured = measure([subjects([one])[0] for one in files], quickly(benchmark), None, QUIET)
+    reference, *own = map(comparable, measured)
+    return [ratio_of(one, reference)["rounds"] for one in own]
 
 
 def _better(qualities: tuple[float, float], fits: tuple[bool, bool], rounds: list[list[float]]) -> tuple[bool, str]:
@@ -173,9 +174,17 @@ def _better(qualities: tuple[float, float], fits: tuple[bool, bool], rounds: lis
     return qualities[0] > qualities[1], "lower quality" if all(fits) else "loses too much"
 
 
-def _replaced(choice: Json, trained: Artifact, row: Json, why: str, *, ships: bool, met: bool) -> Outcome:
+def _called(row: Candidate, state: str) -> Candidate:
+    told = row.copy()
+    told["state"] = state
+    return told
+
+
+def _replaced(
+    choice: ChoiceDocument, trained: Artifact, row: MadeCandidate, why: str, *, ships: bool, met: bool
+) -> Outcome:
     """The calibrated file's candidates with the trained one among them."""
     if not ships:
-        return Outcome(None, {**choice, "candidates": [*choice["candidates"], {**row, "state": why}]})
-    rows = [{**r, "state": why} if r["state"] == "shipped" else r for r in choice["candidates"]]
+        return Outcome(None, {**choice, "candidates": [*choice["candidates"], _called(row, why)]})
+    rows = [_called(one, why) if one["state"] == "shipped" else one for one in choice["candidates"]]
     return Outcome(trained, {**choice, "met": met, "candidates": [*rows, row]})

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from edgedistill.documents.measurements import AnyMeasurement
     from edgedistill.events import Events
     from edgedistill.measurement.measure import Samples
     from edgedistill.recipe.document import Benchmark
-    from edgedistill.types import Artifact, Json
+    from edgedistill.types import Artifact
 
 
 def figures_of(
@@ -27,7 +28,7 @@ def figures_of(
     inputs: Path | None,
     events: Events,
     kept: Samples,
-) -> list[Json]:
+) -> Sequence[AnyMeasurement]:
     """What files cost on `settings.device`: timed there, counted under emulation, or predicted, which runs nothing.
 
     Args:

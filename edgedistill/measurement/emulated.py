@@ -8,13 +8,13 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from edgedistill.artifacts.running import call_for, compute_all, generated, subjects, subjects_on
 from edgedistill.errors import ArtifactError, CoreError
-from edgedistill.measurement.measure import measurement_of
+from edgedistill.measurement.measure import figures
 from edgedistill.parity.compare import compare
 from edgedistill.plugins import load_device, traits_of
 from edgedistill.recipe.document import ParitySettings
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgedistill.artifacts.running import Subject
+    from edgedistill.documents.artifacts import ParityDocument
+    from edgedistill.documents.measurements import Emulated
     from edgedistill.events import Events
     from edgedistill.recipe.document import Benchmark
-    from edgedistill.types import Array, Artifact, Json
+    from edgedistill.types import AgentAnswer, Array, Artifact, Json
 
 SAMPLES = 8
 """Generated where none are given; emulation is 100 to 400 times slower than this machine."""
@@ -38,7 +40,7 @@ def emulate_files(
     settings: Benchmark,
     inputs: Path | None,
     events: Events,
-) -> list[Json]:
+) -> list[Emulated]:
     """One measurement (source `emulated`) per artifact and runtime that the device has.
 
     Each is compared with the same file on this machine, over `inputs` (.npz, first axis: samples) or 8 seeded normal
@@ -62,7 +64,7 @@ def emulate_files(
     return found
 
 
-def _emulate(subject: Subject, settings: Benchmark, inputs: Path | None) -> Json:
+def _emulate(subject: Subject, settings: Benchmark, inputs: Path | None) -> Emulated:
     with tempfile.TemporaryDirectory() as folder:
         samples = inputs or generated(subject.artifact, Path(folder) / "inputs.npz", SAMPLES)
         outputs = Path(folder) / "emulated.npz"
@@ -78,9 +80,7 @@ def _emulate(subject: Subject, settings: Benchmark, inputs: Path | None) -> Json
         with np.load(outputs, allow_pickle=False) as archive:
             there = [np.asarray(archive[output["name"]]) for output in result.document["outputs"]]
     parity = _parity(reference, list(here.values()), there, result.document["outputs"])
-    measurement = measurement_of(subject, [result], settings)
-    for key in _MEASURED_ONLY:
-        measurement.pop(key, None)
+    measurement = _counted(subject, result, settings)
     flags = [] if parity["state"] == "pass" else [f"differs from this machine: {parity['reason']}"]
     return {
         **measurement,
@@ -91,6 +91,12 @@ def _emulate(subject: Subject, settings: Benchmark, inputs: Path | None) -> Json
     }
 
 
+def _counted(subject: Subject, result: AgentAnswer, settings: Benchmark) -> Emulated:
+    """What the shelf's benchmarks make of it; what only times have is left out."""
+    found = {key: value for key, value in figures(subject, [result], settings).items() if key not in _MEASURED_ONLY}
+    return cast("Emulated", found)  # plug-ins are taken at their word
+
+
 def _reference(device: str, subject: Subject) -> Subject:
     """The same file here: in the same runtime, or in the best of the plug-in's references that opens it."""
     here = {one.runtime: one for one in subjects([subject.artifact])}
@@ -98,14 +104,14 @@ def _reference(device: str, subject: Subject) -> Subject:
     return next(here[runtime] for runtime in wanted if runtime in here)
 
 
-def _parity(subject: Subject, here: Sequence[Array], there: Sequence[Array], outputs: Sequence[Json]) -> Json:
+def _parity(subject: Subject, here: Sequence[Array], there: Sequence[Array], outputs: Sequence[Json]) -> ParityDocument:
     """Against the same file on this machine; of several outputs a failed one, else the farthest, speaks for all."""
     each = [_parity_of(subject, *parts) for parts in zip(here, there, outputs, strict=True)]
     speaks = max(each, key=lambda one: (one["state"] == "fail", one["max_relative"] or 0.0))
     return {**speaks, "outputs": each} if len(each) > 1 else speaks
 
 
-def _parity_of(subject: Subject, here: Array, there: Array, output: Json) -> Json:
+def _parity_of(subject: Subject, here: Array, there: Array, output: Json) -> ParityDocument:
     """Of one output; where it is quantised, one step of it may differ."""
     exact, given = (array.reshape(len(array), -1) for array in (here, there))
     name = f"{subject.artifact.path.name} on this machine"
@@ -116,11 +122,11 @@ def _parity_of(subject: Subject, here: Array, there: Array, output: Json) -> Jso
     if scale and found["max_abs"] is not None:
         steps = round(found["max_abs"] / scale, 3)
         reason = f"{steps:g} steps of the quantised output, at most 1 allowed"
-        found |= {"max_lsb": steps, "state": "pass" if steps <= 1 else "fail", "reason": reason}
+        found["max_lsb"], found["state"], found["reason"] = steps, "pass" if steps <= 1 else "fail", reason
     return found
 
 
-def _refused(subject: Subject, settings: Benchmark, error: ArtifactError | CoreError) -> Json:
+def _refused(subject: Subject, settings: Benchmark, error: ArtifactError | CoreError) -> Emulated:
     """What is known of an artifact that does not run there."""
     return {
         "artifact": subject.artifact.id,
@@ -135,7 +141,7 @@ def _refused(subject: Subject, settings: Benchmark, error: ArtifactError | CoreE
     }
 
 
-def _relate(measurement: Json, references: Sequence[Json]) -> None:
+def _relate(measurement: Emulated, references: Sequence[Emulated]) -> None:
     """Instructions over the reference's: in the same runtime, else in its first."""
     same = [one for one in references if one["runtime"] == measurement["runtime"]] or references
     if same and "instructions" in measurement and "instructions" in same[0]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard, cast
 
 import numpy as np
 
 from edgedistill.artifacts.running import call_for, subjects_on
-from edgedistill.errors import UsageError
+from edgedistill.errors import DeviceError, UsageError
 from edgedistill.plugins import load_benchmark, load_device, plugin_names
 from edgedistill.statistics.faster import Round, compare_rounds
 
-Samples = dict[str, Any]
+Samples: TypeAlias = "dict[str, Array]"
 """Latencies of single inferences, nanoseconds, in the order of time: `artifact/runtime/round` -> array."""
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgedistill.artifacts.running import Subject
+    from edgedistill.documents.measurements import ComparedRatio, Ratio, Timed, TimedRounds
     from edgedistill.events import Events
     from edgedistill.recipe.document import Benchmark
     from edgedistill.types import AgentAnswer, AgentCall, Array, Artifact, Json
@@ -32,7 +33,7 @@ def measure(
     inputs: Path | None,
     events: Events,
     samples: Samples | None = None,
-) -> list[Json]:
+) -> list[Timed]:
     """Measure every subject: `rounds` fresh processes each, interleaved so that drift meets all alike.
 
     Into `samples`, if given, go all latencies in nanoseconds, by artifact, runtime and round.
@@ -99,7 +100,12 @@ def _job(subject: Subject, settings: Benchmark, inputs: Path | None) -> AgentCal
     )
 
 
-def measurement_of(subject: Subject, results: Sequence[AgentAnswer], settings: Benchmark) -> Json:
+def measurement_of(subject: Subject, results: Sequence[AgentAnswer], settings: Benchmark) -> Timed:
+    """A measurement of what was timed."""
+    return cast("Timed", figures(subject, results, settings))  # plug-ins are taken at their word
+
+
+def figures(subject: Subject, results: Sequence[AgentAnswer], settings: Benchmark) -> Json:
     """What every benchmark of the shelf makes of a subject's processes.
 
     A round that is too short makes it invalid; with the preset `official`, any flag does.
@@ -150,7 +156,7 @@ def measure_files(
     events: Events,
     samples: Samples | None = None,
     inputs: Path | None = None,
-) -> list[Json]:
+) -> list[Timed]:
     """Measure files; with `against`, each is compared with that file in the same rounds.
 
     Without `inputs` (.npz, first axis: samples) they get seeded ones.
@@ -161,7 +167,7 @@ def measure_files(
     if against is None:
         return measure(found, settings, inputs, events, samples)
     references = subjects_on(settings.device, [against])
-    measurements = []
+    measurements: list[Timed] = []
     for reference in references:
         own = [subject for subject in found if _partner(subject, references) is reference]
         measurements += measure_beside(own, reference, settings, events, samples, inputs)
@@ -180,7 +186,7 @@ def measure_beside(
     events: Events,
     samples: Samples | None = None,
     inputs: Path | None = None,
-) -> list[Json]:
+) -> list[Timed]:
     """Rounds of reference, candidate, reference, candidate, ..., reference; then everyone's measurement and answer."""
     around = [subject for candidate in own for subject in (reference, candidate)] + [reference]
     results = _run(around * settings.rounds, settings, inputs, events, single=True)
@@ -192,35 +198,68 @@ def measure_beside(
         before, middle, after = ([_latencies_ms(r) for r in by_place[2 * n + k]] for k in range(3))
         rounds = [Round(*parts) for parts in zip(before, middle, after, strict=True)]
         measurement = measurement_of(candidate, by_place[2 * n + 1], settings)
-        measurement["ratio_to_reference"] = {
-            "reference": reference.artifact.id,
-            "runtime": reference.runtime,
-            "rounds": [
-                float(np.median(r.candidate) / np.sqrt(np.median(r.before) * np.median(r.after))) for r in rounds
-            ],
-            **_compared(rounds),
-        }
+        measurement["ratio_to_reference"] = _compared(reference, rounds)
         measurements.append(measurement)
     return [*measurements, beside]
 
 
-def _compared(rounds: Sequence[Round]) -> Json:
+def _compared(reference: Subject, rounds: Sequence[Round]) -> ComparedRatio:
     """The comparison of several rounds; of one, its ratio alone."""
+    ratios = [float(np.median(r.candidate) / np.sqrt(np.median(r.before) * np.median(r.after))) for r in rounds]
     if len(rounds) == 1:
-        (only,) = rounds
-        ratio = float(np.median(only.candidate) / np.sqrt(np.median(only.before) * np.median(only.after)))
-        return {"p50": ratio, "answer": "inconclusive", "needed_rounds": None}
-    document = compare_rounds(rounds).to_json()
-    p50, p90 = document.pop("p50"), document.pop("p90")
-    ends = {f"{name}_interval99": [r["low"], r["high"]] for name, r in (("p50", p50), ("p90", p90))}
-    return {"p50": p50["value"], "p90": p90["value"], **ends, "compared_rounds": document.pop("rounds"), **document}
+        return {
+            "reference": reference.artifact.id,
+            "runtime": reference.runtime,
+            "rounds": ratios,
+            "p50": ratios[0],
+            "answer": "inconclusive",
+            "needed_rounds": None,
+        }
+    found = compare_rounds(rounds)
+    return {
+        "reference": reference.artifact.id,
+        "runtime": reference.runtime,
+        "rounds": ratios,
+        "p50": found.p50.value,
+        "p90": found.p90.value,
+        "p50_interval99": [found.p50.low, found.p50.high],
+        "p90_interval99": [found.p90.low, found.p90.high],
+        "compared_rounds": found.rounds,
+        "noise_floor": found.noise_floor,
+        "p_value": found.p_value,
+        "margin": found.margin,
+        "answer": found.answer,
+        "needed_rounds": found.needed_rounds,
+    }
 
 
 def _latencies_ms(result: AgentAnswer) -> Array:
     return np.asarray(result.document["latency_ns"], dtype=np.float64) / 1e6
 
 
-def ratio_of(measurement: Json, reference: Json) -> Json:
+def by_round(measurement: Timed) -> TypeGuard[TimedRounds]:
+    """Whether a device tells the median of each round: some runtimes' own programs do not."""
+    return bool(measurement.get("round_p50_ms"))
+
+
+def comparable(measurement: Timed) -> TimedRounds:
+    """A measurement that can be compared round by round.
+
+    Raises:
+        DeviceError: its device tells no medians.
+    """
+    if by_round(measurement):
+        return measurement
+    raise DeviceError(
+        f"{measurement['device']} does not tell the median of each round of {measurement['runtime']}",
+        where=f"device: {measurement['device']}",
+        expected="a median for each round, which comparisons are made of",
+        got="a summary",
+        fix="compare on another device",
+    )
+
+
+def ratio_of(measurement: TimedRounds, reference: TimedRounds) -> Ratio:
     """Latency relative to another artifact measured in the same interleaved rounds."""
     rounds = [own / other for own, other in zip(measurement["round_p50_ms"], reference["round_p50_ms"], strict=True)]
     return {

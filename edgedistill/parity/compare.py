@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgedistill.types import Array, Json, Precision, State
+from edgedistill.parity.departure import finite
+from edgedistill.types import Array, Precision, State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float, Int
 
+    from edgedistill.documents.artifacts import ParityDocument
     from edgedistill.recipe.document import ParitySettings
     from edgedistill.recipe.export import Fp16Parity, Int8Parity
 
@@ -43,12 +45,27 @@ class Parity:
     output: str = ""
     worst_sample_file: str = ""
 
-    def to_json(self) -> Json:
+    def to_json(self) -> ParityDocument:
         """JSON form; what is infinite (PSNR of identical outputs, departure of broken ones) is written as null."""
-        document = {**self.__dict__, "state": self.state.value, "outputs": [one.to_json() for one in self.outputs]}
-        if not self.worst_sample_file:
-            del document["worst_sample_file"]
-        return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in document.items()}
+        document: ParityDocument = {
+            "reference": self.reference,
+            "runtime": self.runtime,
+            "n": self.n,
+            "max_abs": finite(self.max_abs),
+            "max_relative": finite(self.max_relative),
+            "psnr_db": finite(self.psnr_db),
+            "cosine": finite(self.cosine),
+            "top1_agreement": finite(self.top1_agreement),
+            "snr_db": finite(self.snr_db),
+            "worst_sample": self.worst_sample,
+            "state": self.state.value,
+            "reason": self.reason,
+            "outputs": [one.to_json() for one in self.outputs],
+            "output": self.output,
+        }
+        if self.worst_sample_file:
+            document["worst_sample_file"] = self.worst_sample_file
+        return document
 
 
 def compare(

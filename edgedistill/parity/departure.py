@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from edgedistill.types import Array, Json
+    from edgedistill.documents.answers import DepartureDocument
+    from edgedistill.types import Array
 
 _ROUNDING = 0.02
 """Of the largest magnitude: some five of 256 levels, which no 8-bit file is blamed for."""
 _FALL_DB, _NEAR_DB = 15.0, 5.0
 """A tensor held against an SNR departs, too, when it falls so far below its sources' and is so near to the floor."""
 _MOST_AXES = 5
+
+
+def finite(value: float) -> float | None:
+    """A figure as JSON has it: null where it is infinite or no number."""
+    return value if np.isfinite(value) else None
 
 
 @dataclass(frozen=True)
@@ -30,10 +36,9 @@ class Departure:
     max_relative: float
     rms_relative: float
 
-    def to_json(self) -> Json:
+    def to_json(self) -> DepartureDocument:
         """JSON form; what is infinite is null."""
-        told = {"snr_db": self.snr_db, "max_relative": self.max_relative}
-        return {key: value if np.isfinite(value) else None for key, value in told.items()}
+        return {"snr_db": finite(self.snr_db), "max_relative": finite(self.max_relative)}
 
 
 @dataclass(frozen=True)

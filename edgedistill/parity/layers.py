@@ -17,17 +17,18 @@ from edgedistill.parity.departure import Departure, Limits, departure, laid_out
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from edgedistill.types import Array, Json, TracedTensor
+    from edgedistill.documents.answers import FirstDeparture, TensorState, TracedDocument, TracedRow, Way
+    from edgedistill.types import Array, TracedTensor
 
 
 @dataclass(frozen=True)
 class Layers:
     """The reference's tensors in the order of its graph, each with its counterpart; and the first that departs."""
 
-    rows: tuple[Json, ...]
-    first_departure: Json | None
+    rows: tuple[TracedRow, ...]
+    first_departure: FirstDeparture | None
 
-    def to_json(self) -> Json:
+    def to_json(self) -> Way:
         """`layers`, `layers_absent` (how many have no counterpart) and `first_departure`."""
         absent = sum(row["state"] == "absent" for row in self.rows)
         return {"layers": list(self.rows), "layers_absent": absent, "first_departure": self.first_departure}
@@ -183,7 +184,7 @@ class _Graph:
         return found
 
 
-def _first(departed: Sequence[bool], agrees: Sequence[bool], pairs: _Pairs, graph: _Graph) -> Json | None:
+def _first(departed: Sequence[bool], agrees: Sequence[bool], pairs: _Pairs, graph: _Graph) -> FirstDeparture | None:
     """The first departed tensor that has no departed one above it, with the operators that may have done it."""
     above = graph.above(departed)
     starts = [n for n, bad in enumerate(departed) if bad and not above[n]]
@@ -223,7 +224,7 @@ def _before(path: Sequence[int], agrees: Sequence[bool], graph: _Graph) -> list[
     return sorted({source for number in path for source in graph.sources[number] if agrees[source]})
 
 
-def _told(tensor: TracedTensor) -> Json:
+def _told(tensor: TracedTensor) -> TracedDocument:
     return {
         "tensor": tensor.name,
         "operator": tensor.operator,
@@ -232,9 +233,9 @@ def _told(tensor: TracedTensor) -> Json:
     }
 
 
-def _row(number: int, pairs: _Pairs, state: str) -> Json:
+def _row(number: int, pairs: _Pairs, state: TensorState) -> TracedRow:
     """A tensor of the reference beside its counterpart."""
-    row: Json = {
+    row: TracedRow = {
         **_told(pairs.reference[number]),
         "state": state,
         "artifact": None,
@@ -243,5 +244,5 @@ def _row(number: int, pairs: _Pairs, state: str) -> Json:
     }
     if number in pairs.found and state != "absent":
         other, found = pairs.found[number]
-        row |= {"artifact": _told(pairs.candidate[other]), **found.to_json()}
+        row = {**row, "artifact": _told(pairs.candidate[other]), **found.to_json()}
     return row

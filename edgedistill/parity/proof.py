@@ -16,11 +16,12 @@ from edgedistill.parity.compare import ARTIFACT, REFERENCE, Parity, compare_outp
 from edgedistill.parity.departure import Limits, departure
 from edgedistill.parity.layers import align
 from edgedistill.parity.tensors import trace_file, trace_program
-from edgedistill.types import Array, Artifact, Json, Precision, TracedTensor
+from edgedistill.types import Array, Artifact, Precision, TracedTensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from edgedistill.documents.answers import NotedWay
     from edgedistill.recipe.document import ParitySettings
 
 _INT8_DB = 15.0
@@ -54,7 +55,7 @@ class Proof:
         keep_sample(path, self.parity.worst_sample, self.inputs, self.expected, self.found)
         return replace(self, parity=replace(self.parity, worst_sample_file=str(path)))
 
-    def layers(self, tolerance: ParitySettings, min_snr_db: float | None = None) -> Json:
+    def layers(self, tolerance: ParitySettings, min_snr_db: float | None = None) -> NotedWay:
         """The worst sample's way through both models.
 
         Args:

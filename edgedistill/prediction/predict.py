@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from edgedistill.artifacts.identify import companions_of
 from edgedistill.contracts import Predicts
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from edgedistill.documents.answers import SimulatedDevice
+    from edgedistill.documents.measurements import HostMeasurement, Prediction, Predictions
     from edgedistill.events import Events
     from edgedistill.recipe.document import Benchmark
     from edgedistill.types import Artifact, Json
@@ -32,9 +34,9 @@ def is_predicted(device_id: str) -> bool:
     return traits_of(device_id).source is Source.PREDICTED
 
 
-def catalogue() -> list[Json]:
+def catalogue() -> Sequence[SimulatedDevice]:
     """Every simulated device: `id`, `name`, `class`, `status`, `blocks` with their errors."""
-    return simulator().catalogue()
+    return cast("list[SimulatedDevice]", simulator().catalogue())  # the plug-in is taken at its word
 
 
 def profile_of(device_id: str) -> Json:
@@ -54,11 +56,11 @@ def predict(
     threads: int | None = None,
     precision: str | None = None,
     predictor: str | None = None,
-    host: Callable[[Path, Events], Json] | None = None,
+    host: Callable[[Path, Events], HostMeasurement] | None = None,
     budget_ms: float | None = None,
     budget_mb: float | None = None,
     events: Events = QUIET,
-) -> Json:
+) -> Predictions:
     """Predict a file on simulated devices (none named: all of them).
 
     With `host`, which is `this_machine.measured_here`, the file is measured on this machine first, and that corrects
@@ -97,23 +99,31 @@ def predict(
         known=known_runtimes(),
         events=events,
     )
-    found |= {"host": measured} if measured else {}
     for one in found["predictions"]:
-        one.update(_named(one, runtime, precision), **_within(one, budget_ms, budget_mb))
-    return found
+        one.update(_named(one, runtime, precision))
+    answer = cast("Predictions", found)  # the plug-in is taken at its word
+    if measured:
+        answer["host"] = measured
+    if budget_ms is not None or budget_mb is not None:
+        for prediction in answer["predictions"]:
+            prediction["budget_reasons"] = _beyond(prediction, budget_ms, budget_mb)
+            prediction["meets_budget"] = not prediction["budget_reasons"]
+    return answer
 
 
-def predict_files(artifacts: Sequence[Artifact], settings: Benchmark) -> list[Json]:
+def predict_files(artifacts: Sequence[Artifact], settings: Benchmark) -> list[Prediction]:
     """One predicted measurement per artifact on `settings.device`, with `settings.threads`.
 
     Raises:
         UsageError: an unknown device.
         DeviceError: the device has nothing to say of an artifact.
     """
-    found = []
+    found: list[Prediction] = []
     for artifact in artifacts:
         made = predict(artifact.path, [settings.device], threads=settings.threads)["predictions"]
-        found += [{**one, "artifact": artifact.id} for one in made]
+        for one in made:
+            one["artifact"] = artifact.id
+        found += made
     return found
 
 
@@ -177,11 +187,8 @@ def _named(prediction: Json, runtime: str | None, precision: str | None) -> Json
     return {"runtime": runtime or prediction["runtime"], "precision": told, "arithmetic": arithmetic, "flags": flags}
 
 
-def _within(prediction: Json, budget_ms: float | None, budget_mb: float | None) -> Json:
-    """The upper end of the interval counts; so does the whole memory."""
-    if budget_ms is None and budget_mb is None:
-        return {}
+def _beyond(prediction: Prediction, budget_ms: float | None, budget_mb: float | None) -> list[str]:
+    """Which budget is not kept: the upper end of the interval counts; so does the whole memory."""
     late = budget_ms is not None and prediction["interval80_ms"][1] > budget_ms
     large = budget_mb is not None and prediction["predicted_memory_bytes"]["total"] > budget_mb * 1e6
-    reasons = (["80% interval above the budget"] if late else []) + (["memory above the budget"] if large else [])
-    return {"meets_budget": not reasons, "budget_reasons": reasons}
+    return (["80% interval above the budget"] if late else []) + (["memory above the budget"] if large else [])

@@ -21,8 +21,9 @@ from edgedistill.prediction.published import NETWORKS, SIDE
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from edgedistill.documents.measurements import HostMeasurement
     from edgedistill.events import Events
-    from edgedistill.types import AgentCall, Json
+    from edgedistill.types import AgentCall
 
 PROCESSES = 4
 """Of each network; every other one makes a repeat of its own."""
@@ -33,7 +34,7 @@ DISAGREE = 1.1
 _INFERENCES = 30
 
 
-def measured_here(artifact: Path, events: Events) -> Json:
+def measured_here(artifact: Path, events: Events) -> HostMeasurement:
     """The file's time on this machine against what operator classes say of it.
 
     What they say rests on a server's published timings; how fast this machine is beside that one, on five networks of

@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import yaml
 
-from edgedistill.artifacts.metadata import beside
+from edgedistill.artifacts.metadata import beside, outside
+from edgedistill.documents.reading import require
+from edgedistill.documents.report import BUNDLE_SCHEMA, Verifiable
 from edgedistill.errors import ArtifactError, UsageError
 from edgedistill.plugins import find_plugin
+from edgedistill.release.gate import gate_of
 from edgedistill.types import Array, file_sha256
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgedistill.types import Artifact, Json, Normalization
+    from edgedistill.documents.report import BundledFile, BundleMetadata, Report, VerifiedBundle
+    from edgedistill.types import Artifact, Normalization
 
-SCHEMA = "edgedistill.bundle/1"
 EXAMPLES = 8
 
 
@@ -30,7 +33,7 @@ def path_in_bundle(artifact: Artifact) -> str:
 
 def write(
     artifacts: list[Artifact],
-    report: Json,
+    report: Report,
     normalization: Normalization,
     examples: Array,
     expected: Array,
@@ -66,7 +69,7 @@ def write(
     (out / "metadata.yaml").write_text(_metadata(artifacts, report), encoding="utf-8")
 
 
-def verify(bundle: Path) -> Json:
+def verify(bundle: Path) -> VerifiedBundle:
     """Check every file of a bundle against metadata.yaml, and that its gate passed.
 
     Raises:
@@ -74,10 +77,8 @@ def verify(bundle: Path) -> Json:
         ArtifactError: a file is missing or changed, or the bundle did not pass its gate.
     """
     try:
-        metadata: Json = yaml.safe_load((bundle / "metadata.yaml").read_text(encoding="utf-8"))
-        listed = {f["path"]: f["sha256"] for artifact in metadata["artifacts"] for f in artifact["files"]}
-        verdict = str(metadata["gate"]["verdict"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        document = yaml.safe_load((bundle / "metadata.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(
             f"{bundle} is not a bundle: {error}",
             where=str(bundle / "metadata.yaml"),
@@ -85,6 +86,9 @@ def verify(bundle: Path) -> Json:
             got=type(error).__name__,
             fix="give the bundle's folder",
         ) from error
+    metadata = require(document, Verifiable, bundle / "metadata.yaml", "fetch the bundle again, or make it again")
+    listed = {f["path"]: f["sha256"] for artifact in metadata["artifacts"] for f in artifact["files"]}
+    verdict = metadata["gate"]["verdict"]
     for name, digest in listed.items():
         file = bundle / name
         if not file.is_file() or file_sha256(file) != digest:
@@ -106,26 +110,28 @@ def verify(bundle: Path) -> Json:
     return {"bundle": str(bundle), "files": listed, "gate": verdict}
 
 
-def _metadata(artifacts: list[Artifact], report: Json) -> str:
+def _metadata(artifacts: list[Artifact], report: Report) -> str:
     facts = {a["id"]: a for a in report["artifacts"]}
     runtimes = {
         artifact.id: {
-            m["runtime"]: m["runtime_version"] for m in report["measurements"] if m["artifact"] == artifact.id
+            m["runtime"]: m["runtime_version"]
+            for m in report["measurements"]
+            if m["source"] == "measured" and m["artifact"] == artifact.id
         }
         for artifact in artifacts
     }
-    signature = artifacts[0].signature.to_json()
-    document = {
-        "schema": SCHEMA,
+    signature, gate = artifacts[0].signature.to_json(), gate_of(report)
+    document: BundleMetadata = {
+        "schema": BUNDLE_SCHEMA,
         "name": report["name"],
         "created": report["created"],
         "recipe_sha256": report["recipe_sha256"],
-        "licence": facts[artifacts[0].id].get("licence", ""),
+        "licence": (outside(artifacts[0].path) or {}).get("licence", ""),
         "task": report["task"]["kind"],
         "labels": signature["labels"],
         "normalization": signature["normalization"],
-        "gate": {"verdict": report["gate"]["verdict"], "policy_sha256": report["gate"]["policy_sha256"]},
-        "release": report["gate"]["verdict"] == "pass",
+        "gate": {"verdict": gate["verdict"], "policy_sha256": gate["policy_sha256"]},
+        "release": gate["verdict"] == "pass",
         "examples": {"inputs": "example_inputs.npy", "logits": "example_logits.npy"},
         "artifacts": [
             {
@@ -148,10 +154,13 @@ def _metadata(artifacts: list[Artifact], report: Json) -> str:
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110)
 
 
-def _files(artifact: Artifact) -> list[Json]:
+def _files(artifact: Artifact) -> list[BundledFile]:
     main = path_in_bundle(artifact)
     folder = main.rsplit("/", 1)[0]
-    companions = [{"path": f"{folder}/{name}", "sha256": digest} for name, digest in artifact.companions.items()]
+    companions: list[BundledFile] = [
+        {"path": f"{folder}/{name}", "sha256": digest} for name, digest in artifact.companions.items()
+    ]
     told = beside(artifact.path)
-    metadata = [{"path": f"{folder}/{told.name}", "sha256": file_sha256(told)}] if told.is_file() else []
-    return [{"path": main, "sha256": artifact.sha256}, *companions, *metadata]
+    if told.is_file():
+        companions.append({"path": f"{folder}/{told.name}", "sha256": file_sha256(told)})
+    return [{"path": main, "sha256": artifact.sha256}, *companions]

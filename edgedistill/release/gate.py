@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgedistill.types import Check, Json, State, Verdict
+from edgedistill.types import Check, State, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from edgedistill.documents.artifacts import ArtifactDocument
+    from edgedistill.documents.report import GateDocument, Report
     from edgedistill.recipe.document import Gate, LatencyGate, PredictedGate, QualityGate, SizeGate
 
 
@@ -16,7 +18,7 @@ UNVALIDATED = ("no evidence", "spec-only")
 """Standings of a prediction that no timing stands behind."""
 
 
-def judge(report: Json, policy: Gate) -> Verdict:
+def judge(report: Report, policy: Gate) -> Verdict:
     """Hold every student artifact of a report against the policy.
 
     A report without student artifacts, or with a measurement that its own rules call invalid, cannot pass.
@@ -39,7 +41,7 @@ def judge(report: Json, policy: Gate) -> Verdict:
     return Verdict(tuple(checks))
 
 
-def verdict_json(verdict: Verdict, policy_sha256: str) -> Json:
+def verdict_json(verdict: Verdict, policy_sha256: str) -> GateDocument:
     """The report's gate object."""
     return {
         "verdict": verdict.state.value,
@@ -48,7 +50,18 @@ def verdict_json(verdict: Verdict, policy_sha256: str) -> Json:
     }
 
 
-def _quality(artifact: Json, report: Json, policy: QualityGate) -> Check:
+def gate_of(report: Report) -> GateDocument:
+    """The gate object of a report that was judged.
+
+    Raises:
+        ValueError: it was not.
+    """
+    if report["gate"] is None:
+        raise ValueError("the report was not judged")
+    return report["gate"]
+
+
+def _quality(artifact: ArtifactDocument, report: Report, policy: QualityGate) -> Check:
     """Non-inferiority: the whole 95% interval of the paired difference must lie above -max_drop."""
     name = f"quality:{artifact['id']}"
     teacher = next((m for m in report["models"] if m["role"] == "teacher"), None)
@@ -70,7 +83,7 @@ def _quality(artifact: Json, report: Json, policy: QualityGate) -> Check:
     return Check(name, state, reason, value, limit)
 
 
-def _size(artifact: Json, report: Json, policy: SizeGate) -> Iterator[Check]:
+def _size(artifact: ArtifactDocument, report: Report, policy: SizeGate) -> Iterator[Check]:
     size = artifact["size_bytes"]
     if policy.max_bytes is not None:
         state = State.PASS if size <= policy.max_bytes else State.FAIL
@@ -88,7 +101,7 @@ def _size(artifact: Json, report: Json, policy: SizeGate) -> Iterator[Check]:
         yield Check(name, state, reason, ratio, policy.max_ratio)
 
 
-def _latency(artifact: Json, report: Json, policy: LatencyGate) -> Iterator[Check]:
+def _latency(artifact: ArtifactDocument, report: Report, policy: LatencyGate) -> Iterator[Check]:
     """Every round's ratio must be on the same side of the limit."""
     found = [m for m in report["measurements"] if m["artifact"] == artifact["id"] and m["source"] == "measured"]
     if not found:
@@ -120,7 +133,7 @@ def _latency(artifact: Json, report: Json, policy: LatencyGate) -> Iterator[Chec
         yield Check(name, state, reason, ratio["p50"], policy.max_ratio)
 
 
-def _predicted(artifact: Json, report: Json, policy: PredictedGate) -> Iterator[Check]:
+def _predicted(artifact: ArtifactDocument, report: Report, policy: PredictedGate) -> Iterator[Check]:
     """The upper end of the interval counts. What nobody validated decides nothing."""
     found = [m for m in report["measurements"] if m["artifact"] == artifact["id"] and m["source"] == "predicted"]
     if not found:
@@ -140,7 +153,7 @@ def _predicted(artifact: Json, report: Json, policy: PredictedGate) -> Iterator[
         yield Check(f"predicted:{artifact['id']}:{one['device']}", state, reason, high, policy.max_ms)
 
 
-def _parity(artifact: Json) -> Check:
+def _parity(artifact: ArtifactDocument) -> Check:
     parity = artifact.get("parity")
     if parity is None:
         return Check(f"parity:{artifact['id']}", State.INVALID, "the report holds no parity of this artifact")
@@ -148,7 +161,7 @@ def _parity(artifact: Json) -> Check:
     return Check(f"parity:{artifact['id']}", State(parity["state"]), reason)
 
 
-def _teacher_artifact(artifact: Json, report: Json) -> Json | None:
+def _teacher_artifact(artifact: ArtifactDocument, report: Report) -> ArtifactDocument | None:
     return next(
         (
             a

@@ -9,14 +9,19 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from edgedistill.conversion.recommendation import recommend, with_choice
+from edgedistill.documents.report import REPORT_SCHEMA
 from edgedistill.measurement.measure import ratio_of
 from edgedistill.tasks import classification
 from edgedistill.tools import versions
 
 if TYPE_CHECKING:
-    from edgedistill.types import DeviceInfo, Json
+    from collections.abc import Sequence
 
-SCHEMA = "edgedistill.report/1"
+    from edgedistill.documents.artifacts import ArtifactDocument, ChoiceDocument
+    from edgedistill.documents.measurements import Measured, RecipePredictions
+    from edgedistill.documents.report import Environment, ModelDocument, Report
+    from edgedistill.types import DeviceInfo
+
 _PACKAGES = (
     "ai-edge-litert",
     "ai-edge-quantizer",
@@ -31,7 +36,7 @@ _PACKAGES = (
 )
 
 
-def environment(device: DeviceInfo) -> Json:
+def environment(device: DeviceInfo) -> Environment:
     """Where and with what a report is made, as far as that does not change from minute to minute."""
     return {
         "edgedistill": importlib.metadata.version("edgedistill"),
@@ -48,14 +53,14 @@ def build(
     *,
     name: str,
     seed: int,
-    environment: Json,
-    models: list[Json],
-    artifacts: list[Json],
-    measurements: list[Json],
-    choices: list[Json],
+    environment: Environment,
+    models: list[ModelDocument],
+    artifacts: Sequence[ArtifactDocument],
+    measurements: Sequence[Measured],
+    choices: Sequence[ChoiceDocument],
     eval_samples: int,
-    predictions: Json | None = None,
-) -> Json:
+    predictions: RecipePredictions | None = None,
+) -> Report:
     """The report without its gate and the digest of the recipe, which the gate stage adds.
 
     `environment` is what that function gave.
@@ -63,9 +68,10 @@ def build(
     Adds each measurement's ratio to the teacher, notes on int8, and what to ship for each runtime.
     """
     artifacts = [with_choice(a, choices) for a in artifacts]
+    predicted: RecipePredictions = predictions or {"predictions": [], "refused": []}
     compared = [_with_ratio(m, artifacts, measurements) for m in measurements]
     return {
-        "schema": SCHEMA,
+        "schema": REPORT_SCHEMA,
         "name": name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "recipe_sha256": "",
@@ -79,14 +85,16 @@ def build(
         },
         "models": models,
         "artifacts": [{**a, "notes": [*a["notes"], *_notes(a, artifacts, compared)]} for a in artifacts],
-        "measurements": [*compared, *(predictions or {}).get("predictions", [])],
-        "refused": (predictions or {}).get("refused", []),
+        "measurements": [*compared, *predicted["predictions"]],
+        "refused": predicted["refused"],
         "recommendations": recommend(artifacts, compared),
         "gate": None,
     }
 
 
-def _with_ratio(measurement: Json, artifacts: list[Json], measurements: list[Json]) -> Json:
+def _with_ratio(
+    measurement: Measured, artifacts: Sequence[ArtifactDocument], measurements: Sequence[Measured]
+) -> Measured:
     by_id = {a["id"]: a for a in artifacts}
     own = by_id[measurement["artifact"]]
     for other in measurements:
@@ -101,7 +109,9 @@ def _with_ratio(measurement: Json, artifacts: list[Json], measurements: list[Jso
     return measurement
 
 
-def _notes(artifact: Json, artifacts: list[Json], measurements: list[Json]) -> list[str]:
+def _notes(
+    artifact: ArtifactDocument, artifacts: Sequence[ArtifactDocument], measurements: Sequence[Measured]
+) -> list[str]:
     """An int8 artifact that is slower or larger than its fp32 sibling is never passed over in silence."""
     if artifact["precision"] == "fp32":
         return []

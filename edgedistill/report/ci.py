@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 if TYPE_CHECKING:
-    from edgedistill.types import Json
+    from edgedistill.documents.report import GateDocument
 
 
-def junit(gate: Json, name: str) -> str:
+def junit(gate: GateDocument, name: str) -> str:
     """One test case per check: fail is a failure, inconclusive and invalid are errors, skipped is skipped."""
     checks = gate["checks"]
     kinds = {"fail": "failure", "inconclusive": "error", "invalid": "error", "skipped": "skipped"}
@@ -29,7 +29,7 @@ def junit(gate: Json, name: str) -> str:
     return ET.tostring(suite, encoding="unicode", xml_declaration=True)
 
 
-def markdown(gate: Json, name: str) -> str:
+def markdown(gate: GateDocument, name: str) -> str:
     """A job summary: the verdict, then every check, those that did not pass first."""
     lines = [f"## EdgeDistill gate: {name}: {gate['verdict']}", "", "| state | check | reason |", "|---|---|---|"]
     for check in sorted(gate["checks"], key=lambda check: check["state"] == "pass"):

@@ -11,10 +11,10 @@ from edgedistill.report.prediction_plot import prediction_picture
 from edgedistill.report.rows import HEADINGS, counted, percent, rows, spread
 
 if TYPE_CHECKING:
-    from edgedistill.types import Json
+    from edgedistill.documents.report import CheckDocument, Report
 
 
-def render(report: Json, chart_svg: str) -> str:
+def render(report: Report, chart_svg: str) -> str:
     """The page, all text escaped but the chart."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -23,6 +23,7 @@ def render(report: Json, chart_svg: str) -> str:
     environment.filters |= {"percent": percent, "counted": counted, "spread": spread}
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     predicted = [m for m in report["measurements"] if m["source"] == "predicted"]
+    checks: list[CheckDocument] = report["gate"]["checks"] if report["gate"] is not None else []
     picture = prediction_picture(predicted) if predicted else ""
     return template.render(
         report=report,
@@ -33,5 +34,5 @@ def render(report: Json, chart_svg: str) -> str:
         headings=HEADINGS,
         chart=Markup(chart_svg),  # noqa: S704 - drawn by matplotlib from numbers, its texts escaped there
         latencies=Markup(latency_pictures(report["measurements"])),  # noqa: S704 - likewise
-        unpassed=[c for c in (report["gate"] or {"checks": []})["checks"] if c["state"] != "pass"],
+        unpassed=[c for c in checks if c["state"] != "pass"],
     )

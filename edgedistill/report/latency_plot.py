@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgedistill.report.plots import svg_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import TypeGuard
 
-    from edgedistill.types import Json
+    from matplotlib.axes import Axes
+
+    from edgedistill.documents.measurements import AnyMeasurement, OperatorRow, Pictured
 
 _ROW_INCHES = 1.15
 _OPERATORS = 6
 _TEACHER, _OTHER = "#6b7280", "#2563eb"
 
 
-def latency_pictures(measurements: Sequence[Json]) -> str:
+def latency_pictures(measurements: Sequence[AnyMeasurement]) -> str:
     """A row a measurement: distribution (0th to 100th percentile), timeline of every round, costliest operators.
 
     Rows share the axis of latency within a runtime, so that a teacher stands beside its students. Empty when
@@ -24,7 +27,7 @@ def latency_pictures(measurements: Sequence[Json]) -> str:
     """
     from matplotlib.figure import Figure
 
-    shown = [m for m in measurements if m.get("percentiles_ms")]
+    shown = [m for m in measurements if _pictured(m)]
     if not shown:
         return ""
     figure = Figure(figsize=(12, 0.6 + _ROW_INCHES * len(shown)), layout="constrained")
@@ -42,23 +45,28 @@ def latency_pictures(measurements: Sequence[Json]) -> str:
     return svg_of(figure)
 
 
-def _colour(measurement: Json) -> str:
+def _pictured(measurement: AnyMeasurement) -> TypeGuard[Pictured]:
+    """Whether single inferences were timed."""
+    return bool(measurement.get("percentiles_ms"))
+
+
+def _colour(measurement: Pictured) -> str:
     return _TEACHER if measurement["artifact"].startswith("teacher") else _OTHER
 
 
-def _distribution(axes: Any, measurement: Json, longest: float) -> None:
+def _distribution(axes: Axes, measurement: Pictured, longest: float) -> None:
     values = measurement["percentiles_ms"]
     axes.fill_between(values, range(101), step="post", alpha=0.25, color=_colour(measurement))
     axes.plot(values, range(101), color=_colour(measurement), drawstyle="steps-post")
-    for name in ("p50", "p90"):
-        axes.axvline(measurement["latency_ms"][name], color="#111827", linewidth=0.7, linestyle=":")
+    for value in (measurement["latency_ms"]["p50"], measurement["latency_ms"]["p90"]):
+        axes.axvline(value, color="#111827", linewidth=0.7, linestyle=":")
     axes.set_xlim(0, 1.05 * longest)
     axes.set_ylabel(f"{measurement['artifact']}\n{measurement['runtime']}", fontsize=7, rotation=0, ha="right")
     axes.set_yticks([0, 50, 100], ["0", "50", "100%"])
     axes.tick_params(labelsize=7)
 
 
-def _timeline(axes: Any, measurement: Json) -> None:
+def _timeline(axes: Axes, measurement: Pictured) -> None:
     start = 0
     for one in measurement["timeline_ms"]:
         axes.plot(range(start, start + len(one)), one, color=_colour(measurement), linewidth=1)
@@ -68,8 +76,8 @@ def _timeline(axes: Any, measurement: Json) -> None:
     axes.tick_params(labelsize=7)
 
 
-def _operators(axes: Any, measurement: Json) -> None:
-    rows = sorted(measurement.get("operators") or [], key=lambda row: -row["ms"])[:_OPERATORS]
+def _operators(axes: Axes, measurement: Pictured) -> None:
+    rows: list[OperatorRow] = sorted(measurement.get("operators") or [], key=lambda row: -row["ms"])[:_OPERATORS]
     axes.set_xticks([])
     axes.set_yticks([])
     if not rows:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgedistill.types import Json
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from edgedistill.documents.report import Report
 
 _COLOURS = {"teacher": "#6b7280", "fp32": "#2563eb", "int8-static": "#d97706"}
 _MARKERS = {"onnxruntime": "o", "tflite-runtime": "s", "litert": "D", "openvino": "^"}
 
 
-def quality_against_latency(report: Json) -> str:
+def quality_against_latency(report: Report) -> str:
     """Quality with its 95% interval against p50 latency (log scale); lighter bars span the rounds' medians."""
     import matplotlib as mpl
     from matplotlib.figure import Figure  # without pyplot: nothing of the caller's process is changed
@@ -21,7 +24,7 @@ def quality_against_latency(report: Json) -> str:
     with mpl.rc_context({"svg.hashsalt": "edgedistill", "svg.fonttype": "none", "font.family": "sans-serif"}):
         figure = Figure(figsize=(8.2, 4.4))
         axes = figure.subplots()
-        for measurement in (m for m in report["measurements"] if m["source"] != "predicted"):
+        for measurement in (m for m in report["measurements"] if m["source"] == "measured"):
             artifact = by_id[measurement["artifact"]]
             quality = artifact["quality_by_runtime"].get(measurement["runtime"], artifact["quality"])
             kind = "teacher" if artifact["model"] == "teacher" else artifact["precision"]
@@ -43,7 +46,7 @@ def quality_against_latency(report: Json) -> str:
         return svg_of(figure)
 
 
-def svg_of(figure: Any) -> str:
+def svg_of(figure: Figure) -> str:
     """A figure as SVG that depends on what it shows alone, fit to stand inside a page."""
     import matplotlib as mpl
 
@@ -56,7 +59,7 @@ def svg_of(figure: Any) -> str:
     return svg[svg.index("<svg") :]
 
 
-def _dress(axes: Any, report: Json) -> None:
+def _dress(axes: Axes, report: Report) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -69,7 +72,7 @@ def _dress(axes: Any, report: Json) -> None:
     axes.grid(visible=True, which="both", alpha=0.25)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    shown = {m["runtime"] for m in report["measurements"] if m["source"] != "predicted"}
+    shown = {m["runtime"] for m in report["measurements"] if m["source"] == "measured"}
     precisions = {a["precision"] for a in report["artifacts"] if a["model"] != "teacher"}
     handles = [
         Line2D(

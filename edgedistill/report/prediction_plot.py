@@ -9,13 +9,14 @@ from edgedistill.report.plots import svg_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from edgedistill.documents.measurements import Prediction
     from edgedistill.types import Json
 
 _COLOURS = {"calibrated": "#2563eb", "few-shot": "#0891b2", "transferred": "#d97706"}
 _UNVALIDATED = "#dc2626"
 
 
-def prediction_picture(predictions: Sequence[Json]) -> str:
+def prediction_picture(predictions: Sequence[Prediction]) -> str:
     """A hatched bar per device up to the predicted latency, with its 80% interval; the fastest on top."""
     from matplotlib.figure import Figure
 

@@ -10,8 +10,12 @@ from rich.text import Text
 from edgedistill.release.gate import UNVALIDATED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
+    from edgedistill.documents.answers import SimulatedDevice
+    from edgedistill.documents.measurements import Prediction, Refusal
     from edgedistill.types import Json
 
 _COMMON = "memory is modelled after x86-64 measurements"
@@ -19,7 +23,7 @@ _BAR = 40
 _STYLES = {"calibrated": "green", "few-shot": "cyan", "transferred": "yellow", "no evidence": "red", "spec-only": "red"}
 
 
-def show_predictions(found: list[Json], console: Console, refused: list[Json] | None = None) -> None:
+def show_predictions(found: Sequence[Prediction], console: Console, refused: Sequence[Refusal] = ()) -> None:
     """A table, the fastest first; then who refused, and why."""
     if found:
         table = Table(title="predicted, batch 1", title_justify="left", header_style="bold")
@@ -47,14 +51,14 @@ def show_predictions(found: list[Json], console: Console, refused: list[Json] | 
     if len(found) == 1:
         show_parts(found[0], console)
     alike: dict[tuple[str, str], list[str]] = {}
-    for one in refused or []:
-        name = one["device"].removeprefix("sim:")
-        alike.setdefault((one["reason"].replace(name, "it"), one["fix"]), []).append(name)
+    for refusal in refused:
+        name = refusal["device"].removeprefix("sim:")
+        alike.setdefault((refusal["reason"].replace(name, "it"), refusal["fix"]), []).append(name)
     for (reason, fix), names in alike.items():
         console.print(Text(f"refused ({reason}): {', '.join(names)}\n  fix: {fix}"))
 
 
-def _row(one: Json) -> list[str | Text]:
+def _row(one: Prediction) -> list[str | Text]:
     low, high = one["interval80_ms"]
     standing = one["calibration"]
     unvalidated = "UNVALIDATED " if standing in UNVALIDATED else ""
@@ -80,21 +84,30 @@ def _short(value: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"  # three digits say enough
 
 
-def show_parts(one: Json, console: Console) -> None:
+def show_parts(one: Prediction, console: Console) -> None:
     """Where a prediction's time goes: per operator class or kind of instruction, and the costliest layers."""
     total, mark = one["latency_ms"]["p50"], ", UNVALIDATED" if one["calibration"] in UNVALIDATED else ""
     _bars(f"where the time goes{mark}", one["parts_ms"], total, console)
     if one["layers_ms"]:
         layers = {f"{row['name']} ({row['class']})": row["ms"] for row in one["layers_ms"]}
         _bars(f"costliest layers{mark}", layers, total, console)
-    parts = {name: one["predicted_memory_bytes"][name] / 1e6 for name in ("weights", "arena", "workspace", "runtime")}
-    budget = one["memory_budget"]
-    if "sram_bytes" in budget:
-        parts_kb = [
-            f"{k} {budget[f'{k}_bytes'] / 1024:.1f} of {budget[f'{k}_limit_bytes'] / 1024:g}" for k in ("sram", "flash")
-        ]
-        console.print(f"KiB: {', '.join(parts_kb)}", highlight=False)
-    console.print("memory, MB: " + ", ".join(f"{name} {size:.1f}" for name, size in parts.items()), highlight=False)
+    memory, budget = one["predicted_memory_bytes"], one["memory_budget"]
+    if "sram_bytes" in budget and "flash_bytes" in budget:
+        sram = _of(budget["sram_bytes"], budget.get("sram_limit_bytes", 0))
+        flash = _of(budget["flash_bytes"], budget.get("flash_limit_bytes", 0))
+        console.print(f"KiB: sram {sram}, flash {flash}", highlight=False)
+    parts = (
+        ("weights", memory["weights"]),
+        ("arena", memory["arena"]),
+        ("workspace", memory["workspace"]),
+        ("runtime", memory["runtime"]),
+    )
+    told = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in parts)
+    console.print(f"memory, MB: {told}", highlight=False)
+
+
+def _of(size: int, limit: int) -> str:
+    return f"{size / 1024:.1f} of {limit / 1024:g}"
 
 
 def _bars(title: str, parts: dict[str, float], total: float, console: Console) -> None:
@@ -107,7 +120,7 @@ def _bars(title: str, parts: dict[str, float], total: float, console: Console) -
     console.print(table)
 
 
-def show_catalogue(found: list[Json], console: Console) -> None:
+def show_catalogue(found: Sequence[SimulatedDevice], console: Console) -> None:
     """Simulated devices with their status and the error of their first block."""
     table = Table(title="simulated", title_justify="left", header_style="bold")
     for heading in ("device", "name", "class", "status", "median error, held out"):

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgedistill.types import Json
+    from edgedistill.documents.artifacts import ArtifactDocument, Quality
+    from edgedistill.documents.measurements import Measured
+    from edgedistill.documents.report import Report, Seeds
 
 
 @dataclass(frozen=True)
@@ -47,15 +49,15 @@ HEADINGS = {
 }
 
 
-def rows(report: Json) -> list[Row]:
+def rows(report: Report) -> list[Row]:
     """Rows sorted teacher first, then by format, precision and runtime."""
     by_id = {artifact["id"]: artifact for artifact in report["artifacts"]}
-    found = [(m, by_id[m["artifact"]]) for m in report["measurements"] if m["source"] != "predicted"]
+    found = [(m, by_id[m["artifact"]]) for m in report["measurements"] if m["source"] == "measured"]
     found.sort(key=lambda f: (f[1]["model"] != "teacher", f[1]["format"], f[1]["precision"], f[0]["runtime"]))
     return [_row(measurement, artifact) for measurement, artifact in found]
 
 
-def percent(quality: Json) -> str:
+def percent(quality: Quality) -> str:
     """90.1 [88.0, 91.9]."""
     low, high = quality["ci95"]
     return f"{100 * quality['value']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
@@ -66,19 +68,17 @@ def counted(number: int | None) -> str:
     return f"{number:,}" if number is not None else "unknown"
 
 
-def spread(seeds: Json) -> str:
+def spread(seeds: Seeds) -> str:
     """90.1 +- 0.5 over 3 seeds."""
     return f"{100 * seeds['mean']:.2f} +- {100 * seeds['std']:.2f} over {seeds['n']} seeds"
 
 
-def _row(measurement: Json, artifact: Json) -> Row:
+def _row(measurement: Measured, artifact: ArtifactDocument) -> Row:
     latency, memory = measurement["latency_ms"], measurement["memory_bytes"]
-    versus: Json = (
-        artifact.get("versus_teacher_by_runtime", {}).get(measurement["runtime"]) or artifact["versus_teacher"]
-    )
+    versus = artifact.get("versus_teacher_by_runtime", {}).get(measurement["runtime"], artifact["versus_teacher"])
     ratio = measurement.get("ratio_to_teacher")
-    by_runtime: dict[str, Json] = {p["runtime"]: p for p in artifact["parity_by_runtime"]}
-    own: Json = by_runtime.get(measurement["runtime"]) or artifact["parity"]
+    by_runtime = {p["runtime"]: p for p in artifact["parity_by_runtime"]}
+    own = by_runtime.get(measurement["runtime"], artifact["parity"])
     return Row(
         role=artifact["model"],
         artifact=artifact["id"],
@@ -93,6 +93,6 @@ def _row(measurement: Json, artifact: Json) -> Row:
         peak_mb=f"{memory['peak'] / 1e6:.1f}",
         load_mb=f"{(memory['peak'] - memory['after_import']) / 1e6:.1f}",
         integer_share=f"{100 * artifact['integer_mac_share']:.1f}%",
-        parity=str(own["state"]),
+        parity=own["state"],
         flags="; ".join(measurement["flags"]),
     )

@@ -11,9 +11,13 @@ from edgedistill.report.predictions import show_predictions
 from edgedistill.report.rows import HEADINGS, counted, percent, rows, spread
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
-    from edgedistill.types import Json
+    from edgedistill.documents.answers import LayersDocument
+    from edgedistill.documents.measurements import AnyMeasurement, ComparedRatio, Emulated, InstructionClass, Timed
+    from edgedistill.documents.report import GateDocument, ModelDocument, Report
 
 _STYLES = {
     "pass": "green",
@@ -35,7 +39,7 @@ _SHOWN = (
 )
 
 
-def show(report: Json, console: Console) -> None:
+def show(report: Report, console: Console) -> None:
     """Models, the table of artifacts, and the gate with every check that is not a pass."""
     for model in report["models"]:
         console.print(
@@ -58,19 +62,23 @@ def show(report: Json, console: Console) -> None:
     for artifact in report["artifacts"]:
         for note in artifact["notes"]:
             console.print(Text(f"note: {artifact['id']}: {note}", style="yellow"))
-    for row in report.get("recommendations", []):  # reports made before there were any
-        console.print(Text(f"ship in {row['runtime']} on {row['device']}: {row['artifact']} ({row['why']})"))
+    for one in report.get("recommendations", []):  # reports made before there were any
+        console.print(Text(f"ship in {one['runtime']} on {one['device']}: {one['artifact']} ({one['why']})"))
     if report["gate"] is not None:
         show_gate(report["gate"], console)
 
 
-def show_measurements(measurements: list[Json], console: Console) -> None:
+def show_measurements(measurements: Sequence[AnyMeasurement], console: Console) -> None:
     """A table of measurements without a report; what was emulated or predicted has one of its own."""
-    small = [m for m in measurements if m["device"].startswith("micro:")]
+    emulated = [m for m in measurements if m["source"] == "emulated"]
+    small = [m for m in emulated if m["device"].startswith("micro:")]
     show_microcontrollers(small, console)
-    show_emulated([m for m in measurements if m["source"] == "emulated" and m not in small], console)
+    show_emulated([m for m in emulated if m not in small], console)
     show_predictions([m for m in measurements if m["source"] == "predicted"], console)
-    measurements = [m for m in measurements if m["source"] not in ("emulated", "predicted")]
+    _show_timed([m for m in measurements if m["source"] == "measured"], console)
+
+
+def _show_timed(measurements: Sequence[Timed], console: Console) -> None:
     if not measurements:
         return
     table = Table(title="measured", title_justify="left", header_style="bold")
@@ -99,7 +107,7 @@ def show_measurements(measurements: list[Json], console: Console) -> None:
             _figure(latency.get("p50"), 4),
             _figure(latency.get("p90"), 4),
             _figure(m.get("load_cold_ms"), 1),
-            _figure(m.get("memory_bytes", {}).get("peak"), 1, 1e6),
+            _figure(m["memory_bytes"]["peak"] if "memory_bytes" in m else None, 1, 1e6),
             _answer(ratio) if ratio else "",
             str(m["batch"]),
             _standing(m),
@@ -110,7 +118,7 @@ def show_measurements(measurements: list[Json], console: Console) -> None:
             _show_operators(m, console)
 
 
-def _standing(measurement: Json) -> Text:
+def _standing(measurement: Timed) -> Text:
     """The flags; in front whether they leave nothing to rely on."""
     flags = "; ".join(measurement["flags"])
     return Text(flags) if measurement["valid"] else Text(f"INVALID: {flags}", style="bold red")
@@ -121,14 +129,14 @@ def _figure(value: float | None, digits: int, unit: float = 1.0) -> str:
     return "-" if value is None else f"{value / unit:.{digits}f}"
 
 
-def show_emulated(measurements: list[Json], console: Console) -> None:
+def show_emulated(measurements: Sequence[Emulated], console: Console) -> None:
     """Instructions of one inference by class, parity and memory; no times."""
     if not measurements:
         return
     title = "emulated, batch 1: instructions of one inference in thousands"
     table = Table(title=title, title_justify="left", header_style="bold")
     words = ("artifact", "device", "runtime", "runs")
-    classes = ("total", "load_store", "fma", "dot", "multiply_long", "sve")
+    classes: tuple[InstructionClass, ...] = ("total", "load_store", "fma", "dot", "multiply_long", "sve")
     for heading in (*words, *classes, "max abs", "memory, MB", "flags"):
         table.add_column(heading.replace("_", " "), justify="left" if heading in (*words, "flags") else "right")
     for m in measurements:
@@ -147,7 +155,7 @@ def show_emulated(measurements: list[Json], console: Console) -> None:
     console.print(table)
 
 
-def show_microcontrollers(measurements: list[Json], console: Console) -> None:
+def show_microcontrollers(measurements: Sequence[Emulated], console: Console) -> None:
     """Whether each file runs, fits, and computes the same; no times."""
     if not measurements:
         return
@@ -157,8 +165,7 @@ def show_microcontrollers(measurements: list[Json], console: Console) -> None:
     for heading in (*words, "arena, KB", "of SRAM", "flash, KB", "of flash", "max abs", "flags"):
         table.add_column(heading, justify="left" if heading in (*words, "flags") else "right")
     for m in measurements:
-        pairs = (("arena_bytes", "sram_bytes"), ("flash_bytes", "flash_size_bytes"))
-        sizes = [f"{m[key] / 1024:.1f}" if key in m else "-" for pair in pairs for key in pair]
+        told = (m.get("arena_bytes"), m.get("sram_bytes"), m.get("flash_bytes"), m.get("flash_size_bytes"))
         far = m.get("parity", {}).get("max_abs")
         fits = "-" if "fits" not in m else "yes" if m["fits"] else "no"
         table.add_row(
@@ -166,7 +173,7 @@ def show_microcontrollers(measurements: list[Json], console: Console) -> None:
             Text(m["device"]),
             m["runs"]["state"],
             fits,
-            *sizes,
+            *(_figure(size, 1, 1024) for size in told),
             "-" if far is None else f"{far:.1e}",
             Text("; ".join(m["flags"])),
         )
@@ -178,19 +185,19 @@ def show_microcontrollers(measurements: list[Json], console: Console) -> None:
 _BAR = 40
 
 
-def _show_operators(measurement: Json, console: Console) -> None:
+def _show_operators(measurement: Timed, console: Console) -> None:
     """The ten costliest operators as bars."""
     title = f"{measurement['artifact']} in {measurement['runtime']}: time by operator"
     table = Table(title=title, title_justify="left", header_style="bold")
     for heading, side in (("operator", "left"), ("type", "left"), ("ms", "right"), ("share", "left")):
         table.add_column(heading, justify="right" if side == "right" else "left")
-    for row in sorted(measurement["operators"], key=lambda one: -one["ms"])[:10]:
+    for row in sorted(measurement.get("operators") or [], key=lambda one: -one["ms"])[:10]:
         bar = "\u2588" * round(_BAR * row["share"])
         table.add_row(Text(row["name"]), Text(row["type"]), f"{row['ms']:.4f}", f"{bar} {100 * row['share']:.0f}%")
     console.print(table)
 
 
-def _answer(ratio: Json) -> str:
+def _answer(ratio: ComparedRatio) -> str:
     """How a file stands to the reference: the ratio, its interval, the verdict."""
     if "p50_interval99" not in ratio:
         return f"{ratio['p50']:.3f}"
@@ -199,12 +206,12 @@ def _answer(ratio: Json) -> str:
     return f"{ratio['p50']:.3f} [{low:.3f}, {high:.3f}] {ratio['answer']}{more}"
 
 
-def _spread(model: Json) -> str:
+def _spread(model: ModelDocument) -> str:
     """Mean and deviation over the seeds, where several students were trained."""
-    return f"; {spread(model['seeds'])}" if model.get("seeds") else ""
+    return f"; {spread(model['seeds'])}" if "seeds" in model else ""
 
 
-def show_layers(listing: Json, console: Console) -> None:
+def show_layers(listing: LayersDocument, console: Console) -> None:
     """A model's layers, one a line."""
     table = Table(title=listing["model"], title_justify="left", header_style="bold")
     for heading, side in (
@@ -224,7 +231,7 @@ def show_layers(listing: Json, console: Console) -> None:
         console.print(listing["note"])
 
 
-def show_gate(gate: Json, console: Console) -> None:
+def show_gate(gate: GateDocument, console: Console) -> None:
     """The verdict, and each check that did not pass."""
     console.print(Text(f"gate: {gate['verdict']}", style=_STYLES.get(gate["verdict"], "")))
     for check in gate["checks"]:

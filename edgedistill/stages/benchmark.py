@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgedistill.contracts import Shelf
+    from edgedistill.documents.measurements import RecipePredictions
     from edgedistill.runs import Stage
     from edgedistill.stages.work import Work
     from edgedistill.types import Array, Artifact, Json
@@ -93,12 +94,12 @@ def make(
     write_json(_predictions(artifacts, settings.simulated), out / "predictions.json")
 
 
-def _predictions(artifacts: Sequence[Artifact], devices: Sequence[str]) -> Json:
+def _predictions(artifacts: Sequence[Artifact], devices: Sequence[str]) -> RecipePredictions:
     """Every student artifact on every simulated device: `predictions`, and `refused` with artifact and reason."""
     from edgedistill.errors import DeviceError
     from edgedistill.prediction.predict import predict
 
-    found: Json = {"predictions": [], "refused": []}
+    found: RecipePredictions = {"predictions": [], "refused": []}
     for artifact in [one for one in artifacts if one.model == "student" and devices]:
         for name in devices:
             try:
@@ -106,5 +107,7 @@ def _predictions(artifacts: Sequence[Artifact], devices: Sequence[str]) -> Json:
             except DeviceError as error:
                 found["refused"].append({"artifact": artifact.id, "device": name, "reason": error.message})
             else:
-                found["predictions"] += [{**one, "artifact": artifact.id} for one in made]
+                for one in made:
+                    one["artifact"] = artifact.id
+                found["predictions"] += made
     return found

@@ -10,14 +10,15 @@ from edgedistill.artifacts.running import refusals
 from edgedistill.errors import ArtifactError
 from edgedistill.plugins import load_exporter
 from edgedistill.storage import read_json, write_json
-from edgedistill.types import Artifact, Json
+from edgedistill.types import Artifact
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from edgedistill.artifacts.metadata import Origin
     from edgedistill.data.splits import Data
+    from edgedistill.documents.artifacts import ChoiceDocument, ListedFile
     from edgedistill.runs import Stage
 
 
@@ -27,11 +28,11 @@ class Listed:
 
     Attributes:
         artifact: its files.
-        facts: `macs`, `integer_mac_share`, and `unsupported`: runtime -> why it must not be given the file.
+        facts: its document.
     """
 
     artifact: Artifact
-    facts: Json
+    facts: ListedFile
 
 
 def load_data(stage: Stage) -> Data:
@@ -46,18 +47,24 @@ def write_artifacts(artifacts: Sequence[Artifact], out: Path, origin: Origin) ->
 
     Before that each gets its metadata, inside and beside it.
     """
-    documents = []
+    documents: list[ListedFile] = []
     for bare in artifacts:
         artifact = embedded(bare, origin)
         known = refusals(artifact)
         _require_openable(artifact, known)
         macs = load_exporter(artifact.format).count_macs(artifact)
-        facts = {"macs": macs.total, "integer_mac_share": macs.integer_share, "unsupported": known}
-        documents.append(artifact.to_json(out) | facts)
+        documents.append(
+            {
+                **artifact.to_json(out),
+                "macs": macs.total,
+                "integer_mac_share": macs.integer_share,
+                "unsupported": known,
+            }
+        )
     write_json(documents, out / "artifacts.json")
 
 
-def _require_openable(artifact: Artifact, known: Json) -> None:
+def _require_openable(artifact: Artifact, known: Mapping[str, str]) -> None:
     """Every runtime opens the file, but those that are known not to; if that is none, it is told as it is."""
     exporter = load_exporter(artifact.format)
     for check in exporter.check_support(artifact):
@@ -74,7 +81,7 @@ def _require_openable(artifact: Artifact, known: Json) -> None:
 
 def read_listed(stage: Stage) -> list[Listed]:
     """What `write_artifacts` listed."""
-    documents: list[Json] = read_json(stage.path / "artifacts.json")
+    documents: list[ListedFile] = read_json(stage.path / "artifacts.json")
     return [Listed(Artifact.from_json(document, stage.path), document) for document in documents]
 
 
@@ -93,7 +100,7 @@ def all_artifacts(*stages: Stage) -> list[Artifact]:
     return [one.artifact for one in all_listed(*stages)]
 
 
-def all_choices(*stages: Stage) -> list[Json]:
+def all_choices(*stages: Stage) -> list[ChoiceDocument]:
     """The candidates of every quantised artifact, a later stage's in the place of an earlier one's."""
-    rows = [row for stage in stages for row in read_json(stage.path / "candidates.json")]
+    rows: list[ChoiceDocument] = [row for stage in stages for row in read_json(stage.path / "candidates.json")]
     return list({row["artifact"]: row for row in rows}.values())

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgedistill.contracts import Shelf
+    from edgedistill.documents.report import Report
     from edgedistill.runs import Stage
     from edgedistill.stages.work import Work
     from edgedistill.types import Json
@@ -40,7 +41,7 @@ def make(work: Work, reported: Stage, *, out: Path) -> None:
     from edgedistill.report.html import render
     from edgedistill.storage import read_json, write_json
 
-    report = read_json(reported.path / "report.json")
+    report: Report = read_json(reported.path / "report.json")
     digest = recipe_sha256(work.recipe)
     report["recipe_sha256"] = digest
     for artifact in report["artifacts"]:

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgedistill.conversion.writing import takes_ranges
+from edgedistill.stages.files import all_choices
 from edgedistill.storage import read_json
 from edgedistill.types import Precision
 
 if TYPE_CHECKING:
+    from edgedistill.documents.artifacts import ChoiceDocument, ListedFile
     from edgedistill.recipe.document import Recipe
     from edgedistill.recipe.export import Qat
     from edgedistill.runs import Stage
-    from edgedistill.types import Json
 
 
 @dataclass(frozen=True)
@@ -43,18 +44,18 @@ def needed(recipe: Recipe, quantized: Stage) -> Need:
     if "int8-qat" in recipe.export.precisions:
         return Need({}, own=True, asked=True)
     settings = recipe.quantize.qat
-    choices = {choice["artifact"]: choice for choice in read_json(quantized.path / "candidates.json")}
-    listed: list[Json] = read_json(quantized.path / "artifacts.json") if settings.when != "never" else []
+    choices = {choice["artifact"]: choice for choice in all_choices(quantized)}
+    listed: list[ListedFile] = read_json(quantized.path / "artifacts.json") if settings.when != "never" else []
     static = [one for one in listed if one["precision"] == Precision.INT8_STATIC and one["id"] in choices]
     reasons = {
-        one["id"]: _reason(settings, 1 - float(one["integer_mac_share"]), choices[one["id"]])
+        one["id"]: _reason(settings, 1 - one["integer_mac_share"], choices[one["id"]])
         for one in static
         if takes_ranges(one["format"])
     }
     return Need({k: why for k, why in reasons.items() if why}, own=False, asked=settings.when == "always")
 
 
-def _reason(settings: Qat, floats: float, choice: Json) -> str:
+def _reason(settings: Qat, floats: float, choice: ChoiceDocument) -> str:
     """Why a file wants it; `floats`: share of its MACs in float."""
     kept = next(row["keep_float"] for row in choice["candidates"] if row["state"] == "shipped")
     if not choice["met"]:

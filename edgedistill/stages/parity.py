@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from edgedistill.contracts import Shelf
     from edgedistill.conversion.proof import Answer, Proof
     from edgedistill.data.splits import Data
+    from edgedistill.documents.artifacts import RuntimeAnswer
     from edgedistill.models.reference import Reference
     from edgedistill.runs import Stage
     from edgedistill.stages.work import Work
@@ -55,8 +56,8 @@ def make(
     splits = load_data(data)
     logits = _logits(teacher, distilled, retrained)
     artifacts = all_artifacts(exported, quantized, requantized)
-    answers: list[Json] = []
-    refused: Json = {}
+    answers: list[RuntimeAnswer] = []
+    refused: dict[str, dict[str, str]] = {}
     for number, artifact in enumerate(artifacts):
         work.events.step(f"check {artifact.id}", number, len(artifacts))
         reference = _reference(work, splits, artifact, logits)
@@ -90,7 +91,7 @@ def _reference(work: Work, splits: Data, artifact: Artifact, logits: dict[str, A
     return Reference(None, name, signature, inputs, expected)
 
 
-def _judged(proof: Proof, reference: Reference, splits: Data, teachers: Array, out: Path) -> list[Json]:
+def _judged(proof: Proof, reference: Reference, splits: Data, teachers: Array, out: Path) -> list[RuntimeAnswer]:
     """Each runtime's answer; outputs and the farthest sample are kept beside it."""
     from edgedistill.conversion.proof import keep_worst
 
@@ -99,17 +100,18 @@ def _judged(proof: Proof, reference: Reference, splits: Data, teachers: Array, o
         name = f"{proof.artifact.id}.{answer.runtime}.npz"
         np.savez(out / name, **dict(answer.outputs))
         kept = keep_worst(reference, answer, out / "worst" / name, f"worst/{name}")
-        found.append({"artifact": proof.artifact.id, **_answer_json(kept, np.asarray(splits.eval_labels), teachers)})
+        found.append(_answer_json(proof.artifact.id, kept, np.asarray(splits.eval_labels), teachers))
     return found
 
 
-def _answer_json(answer: Answer, labels: Array, teachers: Array) -> Json:
+def _answer_json(artifact: str, answer: Answer, labels: Array, teachers: Array) -> RuntimeAnswer:
     from edgedistill.statistics.intervals import paired_difference
     from edgedistill.tasks.classification import correct, quality
 
     given = next(iter(answer.outputs.values()))
     versus = paired_difference(correct(given, labels), correct(teachers, labels))
     return {
+        "artifact": artifact,
         "runtime": answer.runtime,
         "parity": answer.parity.to_json(),
         "quality": {**quality(given, labels), "runtime": answer.runtime},

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgedistill.contracts import Shelf
+    from edgedistill.documents.artifacts import ArtifactDocument, RuntimeAnswer
+    from edgedistill.documents.report import ModelDocument, Role
     from edgedistill.runs import Stage
     from edgedistill.stages.files import Listed
     from edgedistill.stages.work import Work
@@ -58,7 +60,10 @@ def make(
     from edgedistill.stages.models import ROUNDED, STUDENT
     from edgedistill.storage import read_json, write_json
 
-    models = [_model_json("teacher", "teacher", teacher, teacher), _model_json(STUDENT, "student", distilled, student)]
+    models = [
+        _model_json("teacher", "teacher", teacher, teacher),
+        _model_json(STUDENT, "student", distilled, student),
+    ]
     if work.recipe.distill.baseline:
         models.append(_model_json("student-labels-only", "baseline", distilled, student))
     if read_json(retrained.path / "plan.json")["use"]:
@@ -82,12 +87,18 @@ def make(
     (out / "chart.svg").write_text(quality_against_latency(report), encoding="utf-8")
 
 
-def _model_json(name: str, role: str, trained: Stage, described: Stage) -> Json:
+def _model_json(name: str, role: Role, trained: Stage, described: Stage) -> ModelDocument:
     """A torch model as the report lists it."""
     from edgedistill.storage import read_json
 
     facts = read_json(described.path / "facts.json")
-    document = {"id": name, "role": role, **facts, "quality": read_json(trained.path / f"{name}.quality.json")}
+    document: ModelDocument = {
+        "id": name,
+        "role": role,
+        "parameters": facts["parameters"],
+        "macs": facts["macs"],
+        "quality": read_json(trained.path / f"{name}.quality.json"),
+    }
     others = [read_json(path)["value"] for path in sorted(trained.path.glob(f"{name}.seed-*.quality.json"))]
     if others:
         values = [document["quality"]["value"], *others]
@@ -95,18 +106,20 @@ def _model_json(name: str, role: str, trained: Stage, described: Stage) -> Json:
     return document
 
 
-def _answers(proved: Stage, root: Path) -> list[Json]:
+def _answers(proved: Stage, root: Path) -> list[RuntimeAnswer]:
     """The answers of the stage `parity`, the files of worst samples by their path in the run."""
     from edgedistill.storage import read_json
 
-    answers: list[Json] = read_json(proved.path / "parity.json")
+    answers: list[RuntimeAnswer] = read_json(proved.path / "parity.json")
     for answer in answers:
-        file = proved.path / answer["parity"]["worst_sample_file"]
+        file = proved.path / answer["parity"].get("worst_sample_file", "")
         answer["parity"]["worst_sample_file"] = file.relative_to(root).as_posix()
     return answers
 
 
-def _artifact_json(listed: Listed, answers: Sequence[Json], apart: Mapping[str, str], root: Path) -> Json:
+def _artifact_json(
+    listed: Listed, answers: Sequence[RuntimeAnswer], apart: Mapping[str, str], root: Path
+) -> ArtifactDocument:
     """An artifact as the report lists it: the runtime that departs farthest speaks for it.
 
     `apart`: runtimes that depart from the format's reference runtime, or fail, and how.
@@ -133,7 +146,7 @@ def _artifact_json(listed: Listed, answers: Sequence[Json], apart: Mapping[str, 
     }
 
 
-def _standing(answer: Json) -> tuple[bool, float, float]:
+def _standing(answer: RuntimeAnswer) -> tuple[bool, float, float]:
     departure = answer["parity"]["max_abs"]  # null: infinite
     far = float("inf") if departure is None else departure
     return answer["parity"]["state"] == "pass", answer["quality"]["value"], -far

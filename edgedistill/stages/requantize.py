@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgedistill.contracts import Shelf
     from edgedistill.conversion.candidates import CandidateSamples
     from edgedistill.data.splits import Data
+    from edgedistill.documents.artifacts import ChoiceDocument
     from edgedistill.runs import Stage
     from edgedistill.stages.need import Need
     from edgedistill.stages.work import Work
@@ -85,7 +86,7 @@ def make(
     write_artifacts([one.artifact for one in found if one.artifact is not None], out, origin_of(work))
 
 
-def _without(work: Work, refused: dict[str, str], need: Need, choices: dict[str, Json]) -> list[Outcome]:
+def _without(work: Work, refused: dict[str, str], need: Need, choices: dict[str, ChoiceDocument]) -> list[Outcome]:
     """The calibrated files ship, unless the recipe asks for trained ones.
 
     Raises:
@@ -113,7 +114,7 @@ def _made(
     files: tuple[Stage, Stage],
     retrained: Stage,
     need: Need,
-    choices: dict[str, Json],
+    choices: dict[str, ChoiceDocument],
     out: Path,
 ) -> list[Outcome]:
     from edgedistill.stages.files import load_data, read_artifacts

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
     from edgedistill.data.splits import Data
-    from edgedistill.types import Array, Json
+    from edgedistill.documents.artifacts import Quality
+    from edgedistill.types import Array
 
 METRIC = "top1"
 HIGHER_IS_BETTER = True
@@ -31,12 +32,12 @@ def correct(logits: Float[Array, "n ..."], labels: Int[Array, " n"]) -> Bool[Arr
     return right
 
 
-def quality(logits: Float[Array, "n ..."], labels: Int[Array, " n"]) -> Json:
+def quality(logits: Float[Array, "n ..."], labels: Int[Array, " n"]) -> Quality:
     """The report's quality object: top-1 with n and Wilson's 95% interval."""
     return quality_json(wilson(int(correct(logits, labels).sum()), len(labels)))
 
 
-def quality_json(interval: Interval) -> Json:
+def quality_json(interval: Interval) -> Quality:
     """An interval as the report writes it."""
     return {
         "metric": METRIC,

@@ -25,7 +25,7 @@ from tests.helpers.tflite_files import write
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgedistill.types import Json
+    from edgedistill.documents.measurements import Timed
 
 QUICK = Benchmark.model_validate({"rounds": 1, "min_queries": 3, "min_duration_s": 0.0, "warmup_s": 0.0})
 
@@ -49,7 +49,7 @@ def doubled(path: Path, shape: list[Any]) -> Path:
     return save(path, [helper.make_node("Add", ["x", "x"], ["y"])], shape)
 
 
-def measured(path: Path, inputs: Path | None = None) -> Json:
+def measured(path: Path, inputs: Path | None = None) -> Timed:
     return measure_files([artifact_of(path)], None, QUICK, QUIET, None, inputs)[0]
 
 

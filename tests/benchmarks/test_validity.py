@@ -139,7 +139,7 @@ def test_throttling_is_seen_in_a_real_stream(model: Path) -> None:
     assert any(flag.startswith("throttled") for flag in flags_of(document))
 
 
-def measured(settings: dict[str, Any], model: Path, document: Json) -> Json:
+def measured(settings: dict[str, Any], model: Path, document: Json) -> Any:
     signature = Signature((), (), Normalization((0.0,), (1.0,)), ())
     artifact = Artifact.of_files(model, model="m", fmt="onnx", precision=Precision.FP32, signature=signature)
     subject = subjects([artifact])[0]

@@ -22,9 +22,12 @@ from edgedistill.models.signature import flat, parameters_of, signature_of
 from edgedistill.parity.compare import compare_outputs
 from edgedistill.recipe.document import ParitySettings
 from edgedistill.types import Array, Precision
+from tests.helpers.near import near
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from edgedistill.documents.report import ExportDocument
 
 ROWS = 4
 
@@ -61,12 +64,12 @@ def program(path: Path, *, dynamic: bool = True) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportDocument]:
     out = tmp_path_factory.mktemp("export") / "out"
     return out, edgedistill.export(two(), examples(), out, name="two")
 
 
-def test_every_format_answers_as_the_module_in_every_runtime(exported: tuple[Path, dict[str, Any]]) -> None:
+def test_every_format_answers_as_the_module_in_every_runtime(exported: tuple[Path, ExportDocument]) -> None:
     out, document = exported
     assert json.loads((out / "export.json").read_text(encoding="utf-8")) == document
     assert [a["format"] for a in document["artifacts"]] == ["onnx", "tflite", "openvino"]
@@ -76,7 +79,7 @@ def test_every_format_answers_as_the_module_in_every_runtime(exported: tuple[Pat
         assert (out / artifact["path"]).is_file()
         for parity in artifact["parity_by_runtime"]:
             assert parity["state"] == "pass", artifact["id"]
-            assert parity["max_relative"] < 1e-5
+            assert near(parity, 1e-5)
             assert [one["output"] for one in parity["outputs"]] == ["scores", "aside"]
     tflite = document["artifacts"][1]["signature"]["inputs"]
     assert [(one["name"], one["shape"], one["dtype"]) for one in tflite] == [
@@ -85,13 +88,13 @@ def test_every_format_answers_as_the_module_in_every_runtime(exported: tuple[Pat
     ]
 
 
-def test_the_same_module_gives_the_same_bytes(exported: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_the_same_module_gives_the_same_bytes(exported: tuple[Path, ExportDocument], tmp_path: Path) -> None:
     again = edgedistill.export(two(), tuple(examples().values()), tmp_path / "out", name="two")
     assert [a["sha256"] for a in again["artifacts"]] == [a["sha256"] for a in exported[1]["artifacts"]]
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64])
-def test_one_onnx_and_one_openvino_file_serve_every_batch(exported: tuple[Path, dict[str, Any]], batch: int) -> None:
+def test_one_onnx_and_one_openvino_file_serve_every_batch(exported: tuple[Path, ExportDocument], batch: int) -> None:
     import onnxruntime
     import openvino
 
@@ -114,7 +117,7 @@ def test_a_file_that_departs_is_told_as_failed(tmp_path: Path) -> None:
 
 
 def test_programs_and_onnx_files_export_from_the_command_line(
-    exported: tuple[Path, dict[str, Any]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    exported: tuple[Path, ExportDocument], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = program(tmp_path / "two.pt2")
     calibration = tmp_path / "c.npz"
@@ -160,7 +163,7 @@ def refused(tmp_path: Path, target: str, *more: str) -> dict[str, Any]:
     return error.to_json()
 
 
-def test_what_is_no_model_is_refused(tmp_path: Path, exported: tuple[Path, dict[str, Any]]) -> None:
+def test_what_is_no_model_is_refused(tmp_path: Path, exported: tuple[Path, ExportDocument]) -> None:
     (tmp_path / "bad.pt2").write_bytes(b"no archive")
     (tmp_path / "bad.onnx").write_bytes(b"no model")
     half = program(tmp_path / "half.pt2")

@@ -308,7 +308,7 @@ def test_layers_return_to_float_until_the_loss_is_within_the_margin(tmp_path: Pa
     (tmp_path / "out").mkdir()
     settings = Quantize(candidates="default", max_drop=0.02)
     choice = choose(artifact, INT8, test_quantizing.judged(samples, tmp_path), settings, Benchmark(), tmp_path / "out")
-    assert choice.rows[0]["drop"] > 0.02
+    assert (choice.rows[0]["drop"] or 0.0) > 0.02
     assert choice.met
     assert 0 < len(choice.keep_float) < len(load_exporter("ncnn").layers(artifact))
     assert 0 < load_exporter("ncnn").count_macs(choice.artifact).integer_share < 1

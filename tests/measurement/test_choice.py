@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from edgedistill.errors import PluginError
@@ -17,7 +19,8 @@ from edgedistill.recipe.document import Benchmark
 def test_files_are_measured_emulated_or_predicted(monkeypatch: pytest.MonkeyPatch, device: str, source: str) -> None:
     for verb in ("measure", "emulate", "predict"):
         monkeypatch.setattr(choice, f"{verb}_files", lambda *_, verb=verb: [{"by": verb}])
-    assert choice.figures_of([], None, Benchmark(device=device), None, QUIET, {}) == [{"by": source}]
+    found: Any = choice.figures_of([], None, Benchmark(device=device), None, QUIET, {})
+    assert found == [{"by": source}]
 
 
 def test_an_unknown_device_is_told() -> None:

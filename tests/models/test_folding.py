@@ -30,7 +30,9 @@ from tests.conftest import SMALL, documents, edgedistill
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgedistill.types import Array, Json
+    from edgedistill.documents.artifacts import ArtifactDocument
+    from edgedistill.documents.report import ExportDocument
+    from edgedistill.types import Array
 
 NORM = Normalization((120.0, 110.0, 100.0), (60.0, 55.0, 50.0), "pixels, 0 to 255")
 
@@ -66,7 +68,7 @@ def softmax(logits: Array) -> Array:
     return np.asarray(powers / powers.sum(1, keepdims=True))
 
 
-def computed(document: Json, root: Path) -> dict[tuple[str, str], Array]:
+def computed(document: ExportDocument, root: Path) -> dict[tuple[str, str], Array]:
     """Outputs for the raw samples, by precision and runtime."""
     np.savez(root / "in.npz", image=raw())
     found = {}
@@ -232,7 +234,7 @@ def test_recipes_are_held_to_the_same(words: str, tmp_path: Path) -> None:
         load_recipe(path, ["export.fold=[normalization]", "data.normalize=none"])
 
 
-def _kept_as_the_file_took_it(run: Path, artifact: Json) -> None:
+def _kept_as_the_file_took_it(run: Path, artifact: ArtifactDocument) -> None:
     """The worst sample is raw, and under the file's own names: the file gives for it what is kept beside it."""
     import onnxruntime as ort
 

@@ -25,11 +25,13 @@ from edgedistill.parity.tensors import trace_file, trace_program
 from edgedistill.recipe.document import ParitySettings
 from tests.conversion.test_export import examples, program, two
 from tests.helpers import faults
+from tests.helpers.near import near
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from edgedistill.documents.answers import FirstDeparture
     from edgedistill.types import TracedTensor
 
 
@@ -147,7 +149,7 @@ def test_sound_files_depart_nowhere_in_any_pair_of_formats(files: Files, ours: s
     assert found.first_departure is None
     agreeing = [row for row in found.rows if row["state"] == "agrees"]
     assert len(agreeing) >= 9, "what the formats have in common"
-    assert all(row["max_relative"] < 1e-5 for row in agreeing)
+    assert all(near(row, 1e-5) for row in agreeing)
     assert found.to_json()["layers_absent"] == len(found.rows) - len(agreeing)
 
 
@@ -191,9 +193,10 @@ def test_the_spoilt_layer_is_named_against_its_own_format_and_every_other(
         if reference in ("torch", "onnxruntime"):
             assert first["layer"]["module"] == MODULES[number]
         if reference == runtime:
+            assert first["artifact"] is not None
             assert first["layer"]["tensor"] == first["artifact"]["tensor"] == name
-        assert all(row["max_relative"] < 1e-5 for row in first["preceded_by"])
-        assert first["max_relative"] > 1e-3
+        assert all(near(row, 1e-5) for row in first["preceded_by"])
+        assert (first["max_relative"] or 0.0) > 1e-3
 
 
 def test_a_program_of_a_fixed_batch_and_one_that_refuses_a_single_row_are_followed_too(files: Files) -> None:
@@ -220,7 +223,7 @@ class Integers:
     sample: Path
     tensors: list[TracedTensor]
 
-    def first(self, path: Path) -> dict[str, Any] | None:
+    def first(self, path: Path) -> FirstDeparture | None:
         tensors = TRACERS[self.runtime](str(path), self.runtime, str(self.sample))
         return aligned(self.tensors, tensors, INT8, same=True).first_departure
 

@@ -115,7 +115,7 @@ def test_a_prediction_has_the_contracts_fields_and_none_of_a_measurement(network
     assert 0 < low < one["latency_ms"]["p50"] < high
     assert set(one["latency_ms"]) == {"p50"}
     assert one["calibration"] == "calibrated"
-    assert 0 < one["mdape"] < 0.2
+    assert 0 < (one["mdape"] or 0.0) < 0.2
     assert not set(MEASURED_ONLY) & set(one)
     assert sum(one["parts_ms"].values()) == pytest.approx(one["latency_ms"]["p50"])
     memory = one["predicted_memory_bytes"]
@@ -653,12 +653,12 @@ def test_a_microcontroller_tells_sram_and_flash_and_whether_it_fits(tmp_path: Pa
     )["predictions"][0]
     assert small["calibration"] == "no evidence"
     assert small["memory_budget"]["fits"] is True
-    assert small["memory_budget"]["flash_bytes"] == 16 * 27 + 2 * 16 * 16 * 9 + 16 * 16 + 160  # a byte a weight
+    assert small["memory_budget"].get("flash_bytes") == 16 * 27 + 2 * 16 * 16 * 9 + 16 * 16 + 160  # a byte a weight
     large = predict(
         convolutions(tmp_path / "l.onnx", 256, size=224), ["cortex-m4-stm32l4r5"], runtime="x-cube-ai", precision="int8"
     )["predictions"][0]
     assert large["memory_budget"]["fits"] is False
-    assert large["memory_budget"]["sram_bytes"] > large["memory_budget"]["sram_limit_bytes"]
+    assert large["memory_budget"].get("sram_bytes", 0) > large["memory_budget"].get("sram_limit_bytes", 0) > 0
 
 
 def test_a_tflite_file_on_a_microcontroller_is_told_in_tflite_micro(tmp_path: Path) -> None:

@@ -142,6 +142,7 @@ def test_a_file_is_measured_beside_the_suite_and_corrects_all_boards(
     assert [step for step in steps if step.startswith("measure")] == [
         f"measure {name} here" for name in ("net.onnx", "mobilenet", "small")
     ] * 2
+    assert "host" in found
     told = found["host"]
     assert told["residual"] == pytest.approx(told["ms"] / told["expected_ms"])
     scale = np.median([*told["references"].values()])

@@ -13,7 +13,8 @@ from edgedistill.recipe.document import Gate
 from edgedistill.release.gate import judge, verdict_json
 from edgedistill.types import Check, State, Verdict
 
-Json = dict[str, Any]
+Json = Any
+"""A document of those fields alone that a test needs."""
 STUDENT, TEACHER = "student-onnx-fp32", "teacher-onnx-fp32"
 
 

@@ -23,6 +23,9 @@ from tests.helpers.predicting import convolutions
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgedistill.documents.measurements import Prediction
+    from edgedistill.documents.report import Report
+
     Finished = tuple[Path, dict[str, Any]]
 
 
@@ -33,35 +36,43 @@ def predicted(tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def report(finished: Finished, predicted: dict[str, Any]) -> dict[str, Any]:
+def report(finished: Finished, predicted: dict[str, Any]) -> Report:
     document = copy.deepcopy(finished[1]["report"])
     student = next(a["id"] for a in document["artifacts"] if a["model"] == "student")
     document["measurements"].append({**predicted, "artifact": student})
-    return dict(document)
+    found: Report = document
+    return found
 
 
-def test_the_page_shows_predictions_apart_and_hatched(report: dict[str, Any], finished: Finished) -> None:
+def prediction_of(report: Report) -> Prediction:
+    (found,) = [m for m in report["measurements"] if m["source"] == "predicted"]
+    return found
+
+
+def test_the_page_shows_predictions_apart_and_hatched(report: Report, finished: Finished) -> None:
     page = render(report, quality_against_latency(report))
     assert "Simulated devices" in page
     assert "sim:raspberry-pi-4b" in page
     assert "pattern" in page
     assert "nothing here was measured" in page
-    without = render(finished[1]["report"], "")
+    measured: Report = finished[1]["report"]
+    without = render(measured, "")
     assert "Simulated devices" not in without
-    assert len(rows(report)) == len(rows(finished[1]["report"]))  # the table of what was measured holds none
-    assert recommend(report["artifacts"], report["measurements"]) == report["recommendations"]
+    assert len(rows(report)) == len(rows(measured))  # the table of what was measured holds none
+    timed = [m for m in report["measurements"] if m["source"] == "measured"]
+    assert recommend(report["artifacts"], timed) == report.get("recommendations")
 
 
-def test_unvalidated_stands_in_the_page(report: dict[str, Any]) -> None:
-    report["measurements"][-1] |= {"calibration": "spec-only", "mdape": None}
+def test_unvalidated_stands_in_the_page(report: Report) -> None:
+    prediction_of(report).update({"calibration": "spec-only", "mdape": None})
     assert "spec-only UNVALIDATED" in render(report, "")
 
 
 @pytest.mark.parametrize(
     ("of_interval", "state"), [(1.01, "pass"), (0.99, "inconclusive"), (0.5, "inconclusive"), (-0.01, "fail")]
 )
-def test_the_gate_takes_the_upper_end(report: dict[str, Any], of_interval: float, state: str) -> None:
-    low, high = report["measurements"][-1]["interval80_ms"]
+def test_the_gate_takes_the_upper_end(report: Report, of_interval: float, state: str) -> None:
+    low, high = prediction_of(report)["interval80_ms"]
     policy = Gate(predicted=PredictedGate(max_ms=low + of_interval * (high - low)), parity=False)
     checks = {c.id: c.state for c in judge(report, policy).checks}
     (found,) = [s for name, s in checks.items() if name.endswith("sim:raspberry-pi-4b")]
@@ -69,8 +80,8 @@ def test_the_gate_takes_the_upper_end(report: dict[str, Any], of_interval: float
     assert "invalid" in checks.values()  # the other artifacts have no prediction, which cannot pass
 
 
-def test_an_unvalidated_prediction_decides_nothing(report: dict[str, Any]) -> None:
-    report["measurements"][-1] |= {"calibration": "no evidence"}
+def test_an_unvalidated_prediction_decides_nothing(report: Report) -> None:
+    prediction_of(report)["calibration"] = "no evidence"
     checks = judge(report, Gate(predicted=PredictedGate(max_ms=1e6), parity=False)).checks
     assert [c.state for c in checks if c.id.endswith("sim:raspberry-pi-4b")] == ["invalid"]
 

@@ -23,7 +23,8 @@ from edgedistill.report.rows import HEADINGS, rows
 from edgedistill.report.terminal import show, show_measurements
 from edgedistill.types import DeviceInfo
 
-Json = dict[str, Any]
+Json = Any
+"""A document of those fields alone that a test needs."""
 HOSTILE = "<script>alert('x')</script> & \"[/bold]\""
 
 
@@ -83,7 +84,7 @@ MEASURED = [
 
 
 def _build(artifacts: list[Json], measurements: list[Json]) -> Json:
-    models = [
+    models: Json = [
         {"id": role, "role": role, "parameters": count, "macs": 10 * count, "quality": _quality(value)}
         for role, count, value in (("teacher", 123_456, 0.98), ("student", 1234, 0.9))
     ]
@@ -240,7 +241,7 @@ def test_hostile_texts_stay_text_in_the_page_and_in_the_terminal(report: Json, p
 
 def test_a_file_name_with_brackets_is_shown_as_it_is() -> None:
     stream = io.StringIO()
-    measurement = {**MEASURED[0], "artifact": "model[bold][/x]-onnx-fp32"}
+    measurement: Json = {**MEASURED[0], "artifact": "model[bold][/x]-onnx-fp32"}
     show_measurements([measurement], Console(file=stream, width=300, color_system=None))
     assert "model[bold][/x]-onnx-fp32" in stream.getvalue()
 
@@ -336,7 +337,8 @@ def _measured(artifact: str, rounds: list[float]) -> Json:
 
 
 def _file(name: str, precision: str, **more: Any) -> Json:
-    return {"id": name, "model": "student", "precision": precision, "notes": [], **more}
+    passed = {"state": "pass"}
+    return {"id": name, "model": "student", "precision": precision, "parity": passed, "notes": [], **more}
 
 
 @pytest.mark.parametrize(
@@ -350,7 +352,14 @@ def _file(name: str, precision: str, **more: Any) -> Json:
 def test_int8_is_recommended_only_if_faster_and_within_the_margin(
     rounds: list[float], met: bool, chosen: str, why: str
 ) -> None:
-    row = {"scheme": "min-max", "state": "shipped", "keep_float": ["conv"], "drop": 0.03, "n": 100}
+    row: Json = {
+        "scheme": "min-max",
+        "state": "shipped",
+        "keep_float": ["conv"],
+        "quality": 0.9,
+        "drop": 0.03,
+        "n": 100,
+    }
     int8 = with_choice(_file("int8", "int8"), [{"artifact": "int8", "met": met, "candidates": [row]}])
     assert "1 layers stay in float: conv" in int8["notes"]
     assert any("3.00 points" in note for note in int8["notes"]) is not met

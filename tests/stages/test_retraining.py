@@ -207,15 +207,16 @@ def test_the_better_of_two_files(
 
 
 def test_a_training_that_did_not_pay_or_could_not_be_done_is_told() -> None:
-    row = {"scheme": "extremes", "keep_float": [], "state": "shipped", "drop": 0.03, "n": 70, "quality": 0.9}
+    artifact: Any = {"id": "a", "notes": []}
+    row: Json = {"scheme": "extremes", "keep_float": [], "state": "shipped", "drop": 0.03, "n": 70, "quality": 0.9}
     qat = {**row, "scheme": "qat", "state": "loses too much", "quality": 0.88, "quality_fp32": 0.93}
-    choice: Json = {"artifact": "a", "met": False, "candidates": [row, {**qat, "quality_calibrated": 0.9}]}
-    (_, note) = with_choice({"id": "a", "notes": []}, [choice])["notes"]
+    choice: Any = {"artifact": "a", "met": False, "candidates": [row, {**qat, "quality_calibrated": 0.9}]}
+    (_, note) = with_choice(artifact, [choice])["notes"]
     assert (
         "tried and is not shipped: 88.0 % against 93.0 % of fp32 and 90.0 % of the best calibrated file (-2.0" in note
     )
     choice = {"artifact": "a", "met": False, "candidates": [row], "untrained": "no graph can be made of the student"}
-    assert "not possible: no graph" in with_choice({"id": "a", "notes": []}, [choice])["notes"][-1]
+    assert "not possible: no graph" in with_choice(artifact, [choice])["notes"][-1]
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,8 @@ def outcome(student: TrainedStudent, fmt: str) -> list[Json]:
         except EdgeDistillError as error:
             return [{"student": student.name, "format": fmt, "refused": error.message}]
         base, small = (Artifact.from_json(found, out) for found in document["artifacts"])
-        shipped = next(row for row in document["artifacts"][1]["candidates"] if row["state"] == "shipped")
-        said = {row["runtime"]: row["artifact"] for row in document["recommendations"]}
+        shipped = next(row for row in document["artifacts"][1].get("candidates", []) if row["state"] == "shipped")
+        said = {row["runtime"]: row["artifact"] for row in document.get("recommendations", [])}
         skipped = document["artifacts"][1]["not_for"]
         return [
             {

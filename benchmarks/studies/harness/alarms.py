@@ -43,7 +43,7 @@ def compared(candidate: Artifact, reference: Artifact, rounds: int) -> Json:
     """The answer and its figures."""
     started = time.perf_counter()
     first, *_ = measure_files([candidate], reference, Benchmark(rounds=rounds), QUIET)
-    told: Json = first["ratio_to_reference"]
+    told = dict(first.get("ratio_to_reference", {}))
     keys = ("answer", "p50", "p50_interval99", "noise_floor", "p_value", "needed_rounds")
     return {**{key: told[key] for key in keys}, "seconds": time.perf_counter() - started}
 

@@ -23,7 +23,7 @@ from benchmarks.studies.zoo.trained import ROOT, STUDENTS, trained
 from edgedistill.artifacts.running import compute_all, subjects
 from edgedistill.conversion.export import export
 from edgedistill.events import QUIET
-from edgedistill.measurement.measure import measure, ratio_of
+from edgedistill.measurement.measure import comparable, measure, ratio_of
 from edgedistill.recipe.benchmark import Benchmark
 from edgedistill.types import Artifact, Normalization, Precision, Signature
 
@@ -132,7 +132,7 @@ def _latencies(files: dict[str, Path], inputs: Path, rounds: int) -> dict[str, l
     """Latency over fp32's of each file in each interleaved round."""
     found = [subjects([_artifact(path, tool)])[0] for tool, path in files.items()]
     settings = Benchmark.model_validate({"preset": "normal", "rounds": rounds})
-    reference, *others = measure(found, settings, inputs, QUIET)
+    reference, *others = map(comparable, measure(found, settings, inputs, QUIET))
     ratios = [ratio_of(one, reference)["rounds"] for one in (reference, *others)]
     return dict(zip(files, ratios, strict=True))
 

@@ -92,7 +92,7 @@ def edgedistill(model: Path, calibration: dict[str, Array], out: Path, validatio
     source = load(str(model), Options(name="model"), {name: rows[:32] for name, rows in calibration.items()})
     settings = Settings(to=["onnx"], precisions=["int8", "int8-dynamic"], calibration=calibration, validation=judging)
     document = write(source, out / "export", settings)
-    (said,) = document["recommendations"]
+    (said,) = document.get("recommendations", [])
     path = next(a["path"] for a in document["artifacts"] if a["id"] == said["artifact"])
     shutil.copy(out / "export" / path, out / "model.onnx")
     return out / "model.onnx"
