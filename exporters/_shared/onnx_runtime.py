@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Dict, List, Optional, Tuple
 
 if TYPE_CHECKING:
-    from onnxruntime import SessionOptions
+    import onnxruntime
 
     from edgedistill.agent import Given, Session
     from edgedistill.contracts import Agent
@@ -71,7 +71,7 @@ def profile(agent: Agent, runtime: str, path: str, threads: int, samples: List[L
     return agent.operators(taken, count)
 
 
-def _options(threads: int) -> SessionOptions:
+def _options(threads: int) -> onnxruntime.SessionOptions:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
