@@ -143,7 +143,7 @@ def _open(content: bytes) -> None:
 
 
 def _packed(model: Any) -> bytes:
-    import flatbuffers  # type: ignore[import-untyped]  # it has no annotations
+    import flatbuffers
 
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
