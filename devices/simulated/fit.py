@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -154,8 +154,7 @@ def rank_correlation(first: Array, second: Array) -> float:
     """Spearman's correlation; without ties it is Pearson's of the ranks."""
     from scipy.stats import spearmanr
 
-    found: Any = spearmanr(first, second)
-    return float(found.statistic)
+    return float(spearmanr(first, second)[0])
 
 
 def shared_prior(costs: Sequence[Array], typical: Sequence[Array]) -> Array:
