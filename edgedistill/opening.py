@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from edgedistill import agent
@@ -41,10 +42,9 @@ def supported(
     artifact: Artifact, opener: Path, refusals: Callable[[Artifact], Mapping[str, str]] = lambda _: {}
 ) -> list[Check]:
     """For each runtime of the opener: refused by the operators of the file, or opened."""
-    try:
+    refused: Mapping[str, str] = {}
+    with suppress(Exception):  # a damaged or missing file has many errors of its reader; opening tells better
         refused = refusals(artifact)
-    except Exception:  # noqa: BLE001 - a damaged or missing file has many errors of its reader; opening tells better
-        refused = {}
     return [
         Check(f"support:{artifact.id}:{runtime}", State.FAIL, f"not for {runtime}: {refused[runtime]}")
         if runtime in refused

@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
-from typing import Any, Dict, List, NoReturn, Optional
+from typing import Any, Dict, List, NoReturn, Optional, Tuple
 
 MARK = "\x1eedgedistill "
 CHUNK = 1 << 20
@@ -83,7 +83,7 @@ class Caller:
         self.come = come
         self.go = go
 
-    def tell(self, event: str, **facts: Any) -> None:
+    def tell(self, event: str, **facts: object) -> None:
         """Send one event."""
         self.write((MARK + json.dumps(dict(facts, event=event)) + "\n").encode())
 
@@ -363,7 +363,7 @@ def _require(known: Json, runtime: str) -> None:
         raise Failed("runtime_missing", "%s has no %s" % (sys.executable, " and no ".join(missing)), known)
 
 
-def _run_agent(caller: Caller, request: Json, folder: str, lock: int) -> Any:
+def _run_agent(caller: Caller, request: Json, folder: str, lock: int) -> Json:
     """The agent's document. It is stopped at its time limit, and when the caller goes.
 
     It inherits the lock: were this process killed, the board would stay held as long as the agent runs.
@@ -372,12 +372,13 @@ def _run_agent(caller: Caller, request: Json, folder: str, lock: int) -> Any:
     environment = dict(os.environ, OMP_NUM_THREADS=str(request["threads"]))
     code, out, err = supervise(caller, command, request["timeout_s"], folder, environment, (lock,))
     try:
-        return json.loads(out.decode(errors="replace").strip().splitlines()[-1])
+        document: Json = json.loads(out.decode(errors="replace").strip().splitlines()[-1])
     except (IndexError, ValueError):
         text = err.decode(errors="replace").strip()
         told = text.splitlines()[-1] if text else "nothing on stderr"
         how = signal.Signals(-code).name if code < 0 else "exit code %d" % code
         raise Failed("full" if _tells_full(text) else "died", "%s, %s" % (how, told), {}) from None
+    return document
 
 
 def _short(line: str) -> str:
@@ -395,8 +396,8 @@ def supervise(
     timeout_s: float,
     folder: Optional[str] = None,
     environment: Optional[Json] = None,
-    keep: Any = (),
-) -> Any:
+    keep: Tuple[int, ...] = (),
+) -> Tuple[int, bytes, bytes]:
     """Run a command in a process group of its own: exit code, stdout, the end of stderr.
 
     Waits without waking up, so that nothing is disturbed; the group is killed whatever ends the wait.
@@ -411,9 +412,8 @@ def supervise(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    assert process.stdout is not None  # noqa: S101 - for type checkers
-    assert process.stderr is not None  # noqa: S101
-    streams = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
+    pipes = [pipe for pipe in (process.stdout, process.stderr) if pipe is not None]
+    streams = {pipe.fileno(): bytearray() for pipe in pipes}
     out, err = streams.values()
     until = time.monotonic() + timeout_s
     try:
@@ -437,8 +437,8 @@ def supervise(
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        process.stdout.close()
-        process.stderr.close()
+        for pipe in pipes:
+            pipe.close()
 
 
 def bootstrap(caller: Caller, request: Json, workdir: str) -> None:
@@ -473,7 +473,7 @@ def bootstrap(caller: Caller, request: Json, workdir: str) -> None:
         script = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
         wanted = {"numpy": "numpy", **{name: distribution for name, (_, distribution) in request["runtimes"].items()}}
         versions = _step(caller, request, [python, "-c", script, *wanted.values()], "versions")
-        told = dict(zip(wanted, versions.split()))  # noqa: B905 - Python 3.8
+        told = dict(zip(wanted, versions.split()))
         caller.tell("done", versions=told, python=platform.python_version(), venv=venv)
     finally:
         os.ftruncate(lock, 0)
@@ -504,7 +504,7 @@ def _step(caller: Caller, request: Json, command: List[str], title: str) -> str:
 VERBS = {"facts": tell_facts, "run": run, "bootstrap": bootstrap}
 
 
-def _ended(*_: Any) -> NoReturn:
+def _ended(*_: object) -> NoReturn:
     """A signal ends the work as the caller's end does: everything is stopped and removed."""
     raise Gone
 

@@ -15,12 +15,14 @@ import shlex
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from edgedistill.errors import UsageError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator
+
+    from edgedistill.types import Json
 
 FILE = "devices.toml"
 _PORTS = 65535
@@ -134,7 +136,7 @@ def _boards(scheme: str, kind: type[_Described], known: Collection[str] | None) 
     return found
 
 
-def _read(file: Path, scheme: str) -> Mapping[str, Any]:
+def _read(file: Path, scheme: str) -> Json:
     try:
         document = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -155,12 +157,12 @@ def _read(file: Path, scheme: str) -> Mapping[str, Any]:
 
 
 def _board(
-    file: Path, where: str, name: str, keys: Any, kind: type[_Described], runtimes: Collection[str] | None
+    file: Path, where: str, name: str, keys: object, kind: type[_Described], runtimes: Collection[str] | None
 ) -> _Described:
     if not isinstance(keys, dict):
         raise _wrong(file, where, f"a table [{where}]", repr(keys))
     known = {one.name: str(one.type) for one in fields(kind) if one.name != "name"}
-    values: dict[str, Any] = {"name": name}
+    values: Json = {"name": name}
     for key, value in keys.items():
         if key not in known:
             raise _wrong(file, f"{where}.{key}", nearest(key, known), "an unknown key")
@@ -175,7 +177,7 @@ def _board(
     return kind(**values)
 
 
-def _value(file: Path, where: str, wanted: str, value: Any) -> Any:
+def _value(file: Path, where: str, wanted: str, value: object) -> object:
     """A TOML value as the field's type wants it."""
     if wanted.startswith("tuple"):
         if not isinstance(value, list) or not all(isinstance(one, str) for one in value):

@@ -18,7 +18,7 @@ import time
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from edgedistill.errors import DeviceError, UsageError
 
@@ -107,8 +107,7 @@ class Call:
             count -= len(data)
 
     def _read(self, until: float) -> bytes:
-        assert self._process.stdout is not None  # noqa: S101 - for type checkers
-        descriptor = self._process.stdout.fileno()
+        descriptor = cast("IO[bytes]", self._process.stdout).fileno()  # a pipe
         if not select.select([descriptor], [], [], max(0.0, until - time.monotonic()))[0]:
             raise DeviceError(
                 f"{self.board.id} fell silent",

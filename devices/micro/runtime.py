@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
+from typing import TYPE_CHECKING, Callable, Dict, List, Optional, cast
 
 import numpy as np
 
 if TYPE_CHECKING:
     from edgedistill.agent import Given, Session
     from edgedistill.contracts import Agent
+    from edgedistill.types import Array, Json
+
+    from .._tflite import Details, Graph, Model
 
 RUNTIMES = {"tflite-micro": ("tflite_micro", "tflite_micro")}
 LARGEST_ARENA = 1 << 30
@@ -46,7 +49,7 @@ def open(agent: Agent, runtime: str, path: str, threads: int, given: Optional[Di
     inputs = [_spec(graph, index, interpreter.get_input_details(n)) for n, index in enumerate(graph.inputs)]
     outputs = [_spec(graph, index, interpreter.get_output_details(n)) for n, index in enumerate(graph.outputs)]
 
-    def run(feed: List[Any]) -> List[Any]:
+    def run(feed: List[Array]) -> List[Array]:
         for number, value in enumerate(feed):
             interpreter.set_input(value, number)
         interpreter.invoke()
@@ -62,12 +65,15 @@ def _read(path: str) -> bytes:
     return content
 
 
-def _graph(content: bytes) -> Any:
+def _graph(content: bytes) -> Graph:
     """The file's main graph, as the schema's object."""
+    return _model(content).subgraphs[0]
+
+
+def _model(content: bytes) -> Model:
     from tflite_micro.python.tflite_micro import runtime
 
-    model: Any = runtime.convert_bytearray_to_object(content)
-    return model.subgraphs[0]
+    return cast("Model", runtime.convert_bytearray_to_object(content))
 
 
 def _infer(content: bytes, arena: int) -> None:
@@ -122,7 +128,7 @@ def unsupported(content: bytes) -> List[str]:
     """
     from tflite_micro.python.tflite_micro import runtime
 
-    model: Any = runtime.convert_bytearray_to_object(content)
+    model = _model(content)
     operators = vars(runtime.schema_fb.BuiltinOperator)
     found: List[str] = []
     while True:
@@ -142,19 +148,19 @@ def _open(content: bytes) -> None:
     runtime.Interpreter.from_bytes(content, arena_size=LARGEST_ARENA)
 
 
-def _packed(model: Any) -> bytes:
-    import flatbuffers  # type: ignore[import-untyped]  # it has no annotations
+def _packed(model: Model) -> bytes:
+    import flatbuffers
 
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(builder.Output())
 
 
-def _spec(graph: Any, index: int, told: Any) -> Dict[str, Any]:
+def _spec(graph: Graph, index: int, told: Details) -> Json:
     """A tensor as the agent describes it; the interpreter knows no names."""
     name = graph.tensors[index].name
     dtype = np.dtype(told["dtype"])
-    spec: Dict[str, Any] = {
+    spec: Json = {
         "name": name.decode(errors="replace") if isinstance(name, bytes) else str(name),
         "shape": [int(d) for d in told["shape"]],
         "dtype": dtype.name,

@@ -7,22 +7,27 @@ that one is opened as ncnn's own published benchmark opens it (half floats where
 SHAPES is JSON, input -> shape with its batch of 1.
 """
 
+from __future__ import annotations
+
 import ctypes
 import gc
 import importlib
 import json
 import os
 import sys
-from typing import Any, Callable, Dict, Tuple
+from typing import TYPE_CHECKING, Callable, Dict, List, Tuple, cast
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from .._ncnn import Ncnn
 
 MARK = 0x4544
 
 
-def ncnn_runner(path: str, shapes: Dict[str, Any]) -> Tuple[Callable[[], None], Any]:
+def ncnn_runner(path: str, shapes: Dict[str, List[int]]) -> Tuple[Callable[[], object], object]:
     """A function that runs a .param file with its .bin beside it once."""
-    ncnn: Any = importlib.import_module("ncnn")  # compiled: checkers cannot read it
+    ncnn = cast("Ncnn", importlib.import_module("ncnn"))  # compiled: checkers cannot read it
 
     net = ncnn.Net()
     options = net.opt
@@ -62,10 +67,10 @@ def ncnn_runner(path: str, shapes: Dict[str, Any]) -> Tuple[Callable[[], None], 
     return run, (net, blobs, workspace)
 
 
-def agent_runner(agent: str, opener: str, path: str, runtime: str) -> Tuple[Callable[[], Any], Any]:
+def agent_runner(agent: str, opener: str, path: str, runtime: str) -> Tuple[Callable[[], object], object]:
     """A function that runs any other file once."""
     sys.path.insert(0, os.path.dirname(agent))
-    module: Any = importlib.import_module(os.path.basename(agent)[: -len(".py")])
+    module = importlib.import_module(os.path.basename(agent)[: -len(".py")])
     session = module.load_opener(opener).open(module, runtime, path, 1, None)
     feed = [np.full([max(1, int(n)) for n in i["shape"]], 0.01, i["dtype"]) for i in session.inputs]
     return lambda: session.run(feed), session
@@ -73,7 +78,7 @@ def agent_runner(agent: str, opener: str, path: str, runtime: str) -> Tuple[Call
 
 def main(agent: str, opener: str, path: str, runtime: str, shapes: str) -> None:
     """Warm up, mark, run, mark."""
-    told: Dict[str, Any] = json.loads(shapes)
+    told: Dict[str, List[int]] = json.loads(shapes)
     run, keep = ncnn_runner(path, told) if runtime == "ncnn" else agent_runner(agent, opener, path, runtime)
     prctl = ctypes.CDLL(None).prctl
     gc.disable()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -192,7 +192,7 @@ def read(path: Path) -> Profile:
         UsageError: no YAML, another schema, a key that is missing, unknown or wrong; it names file and key.
     """
     try:
-        document: Any = yaml.load(path.read_text(encoding="utf-8"), Loader=_loader())  # noqa: S506 - a safe loader, in C where there is one
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_loader())  # noqa: S506 - a safe loader, in C where there is one
         return Profile.model_validate(document)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -216,12 +216,13 @@ _FIX = (
 )
 
 
-def _loader() -> Any:
+def _loader() -> type[yaml.SafeLoader | yaml.CSafeLoader]:
     return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @cache
-def _load(folders: tuple[Path, ...], stamp: float) -> dict[str, Profile]:  # noqa: ARG001 - a new file, a new reading
+def _load(folders: tuple[Path, ...], stamp: float) -> dict[str, Profile]:
+    del stamp  # a new file, a new reading
     found: dict[str, tuple[Path, Profile]] = {}
     names: dict[str, Path] = {}
     for path in (path for folder in folders for path in sorted(folder.glob("*.yaml"))):
@@ -279,7 +280,7 @@ def write(profile: Profile, folder: Path) -> Path:
     return path
 
 
-def _rounded(value: Any) -> Any:
+def _rounded(value: object) -> object:
     """Numbers to five significant digits: more is noise, and files stay the same on every machine."""
     if isinstance(value, float):
         return float(f"{value:.5g}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgedistill.errors import EdgeDistillError, ModelError
 
@@ -15,9 +15,12 @@ from .torch_graph import blamed, places
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from torch import Tensor
+    from torch.nn import Module
+
 
 @contextmanager
-def conversion(what: str, tool: str, model: Any = None, inputs: tuple[Any, ...] = ()) -> Iterator[None]:
+def conversion(what: str, tool: str, model: Module | None = None, inputs: tuple[Tensor, ...] = ()) -> Iterator[None]:
     """Tell any failure of a converter as an error about the model: the operator it names, where it stands, a way out.
 
     Args:
@@ -37,7 +40,7 @@ def conversion(what: str, tool: str, model: Any = None, inputs: tuple[Any, ...] 
         raise
     except Exception as error:
         operator, told = blamed(error)
-        modules = places(model, inputs, operator) if operator and inputs else []
+        modules = places(model, inputs, operator) if operator and model is not None and inputs else []
         instead = replacement(operator) if operator else ""
         where = ", ".join(modules)
         named = f"{operator} ({where}): " if where else f"{operator}: " if operator else ""

@@ -8,32 +8,33 @@ They hold what is refused for certain: a model that converts is never refused he
 from __future__ import annotations
 
 import re
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from io import StringIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .torch_graph import lacking, varying
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from torch.export import ExportedProgram
+    from torch.fx import Node
+
     from edgedistill.types import Operator
 
 
 def cautiously(ask: Callable[[], list[Operator]]) -> list[Operator]:
     """What a registry answers; nothing where it cannot be asked, as after a change of these private interfaces."""
-    try:
-        with redirect_stdout(StringIO()):  # litert-torch tells every step
-            return ask()
-    except Exception:  # noqa: BLE001 - what cannot be foreseen is told by the conversion itself
-        return []
+    with suppress(Exception), redirect_stdout(StringIO()):  # litert-torch tells every step
+        return ask()
+    return []  # what cannot be foreseen is told by the conversion itself
 
 
-def tried(program: Any, runtime: str, table: Mapping[str, str]) -> list[Operator]:
+def tried(program: ExportedProgram, runtime: str, table: Mapping[str, str]) -> list[Operator]:
     """Operators of a list, where they depend on the inputs; a pattern may also ask for types."""
     from_inputs = varying(program)
 
-    def why(name: str, node: Any) -> str:
+    def why(name: str, node: Node) -> str:
         if node not in from_inputs:
             return ""
         text = f"{name}{_types(node)}"
@@ -42,7 +43,7 @@ def tried(program: Any, runtime: str, table: Mapping[str, str]) -> list[Operator
     return lacking(program, runtime, why)
 
 
-def _types(node: Any) -> str:
+def _types(node: Node) -> str:
     """What the lists ask of a result: ` integers`, or ` of any shape` where it depends on values."""
     import torch
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .foresee import cautiously
 from .torch_graph import captured, lacking, listed, shapeless
@@ -13,11 +13,15 @@ from .torch_to_onnx import example
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch.fx import Node
+    from torch.nn import Module
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
     from edgedistill.types import Array, Operator, Signature
 
 
 def foresee_onnx(
-    model: Any,
+    model: Module | Path,
     signature: Signature,
     examples: Mapping[str, Array] | None = None,
     opset: int | None = None,
@@ -31,11 +35,11 @@ def foresee_onnx(
     if isinstance(model, Path):
         return []  # an ONNX file already: its own inventory tells
     program = captured(model, example(signature, 2, examples), strict_too=True)
-    from torch.onnx._internal.exporter import _core, _dispatching
+    from torch.onnx._internal.exporter import _dispatching
 
     registry = _registry(opset)
 
-    def why(name: str, node: Any) -> str:
+    def why(name: str, node: Node) -> str:
         return (
             ""
             if name.startswith("onnx.") or _dispatching.dispatch(node, registry)[0]
@@ -43,14 +47,15 @@ def foresee_onnx(
         )
 
     def asked() -> list[Operator]:
-        prepared = _core._prepare_exported_program_for_export(program, registry=registry)  # noqa: SLF001 - what torch.onnx does itself
-        return lacking(prepared, runtime, why)
+        from torch.onnx._internal.exporter._core import _prepare_exported_program_for_export as prepared  # its own way
+
+        return lacking(prepared(program, registry=registry), runtime, why)
 
     return listed(program, [*cautiously(asked), *shapeless(program, runtime)])
 
 
 @cache
-def _registry(opset: int | None) -> Any:
+def _registry(opset: int | None) -> ONNXRegistry:
     """Translations that torch.onnx has for an opset."""
     from torch.onnx import _constants as public
     from torch.onnx._internal.exporter import _constants, _registration

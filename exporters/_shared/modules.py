@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import ast
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from onnx import GraphProto, NodeProto
 
 
 MODULE = "module"
 """Key of a node's metadata that names the student's module it comes from."""
 
 
-def keep_modules(graph: Any) -> None:
+def keep_modules(graph: GraphProto) -> None:
     """Of all that torch.onnx says about a node, keep the module: the rest holds paths of this machine."""
     for node in graph.node:
         scopes = next((entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"), "[]")
@@ -35,6 +37,6 @@ def name_after_modules(path: Path) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def module_of(node: Any) -> str:
+def module_of(node: NodeProto) -> str:
     """The module a node comes from, in files that we wrote; else empty."""
     return next((str(entry.value) for entry in node.metadata_props if entry.key == MODULE), "")

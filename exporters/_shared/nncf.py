@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from nncf import Dataset
+    from nncf.quantization.range_estimator import RangeEstimatorParameters
+
     from edgedistill.types import Array
 
 
-def dataset(calibration: Mapping[str, Array], *, named: bool = True) -> Any:
+def dataset(calibration: Mapping[str, Array], *, named: bool = True) -> Dataset:
     """Calibration samples, one at a time: by name (ONNX), else in the order of the inputs (OpenVINO)."""
     import nncf
 
     count = len(next(iter(calibration.values())))
 
-    def sample(row: int) -> Any:
+    def sample(row: int) -> dict[str, Array] | tuple[Array, ...] | Array:
         parts = {name: rows[row : row + 1] for name, rows in calibration.items()}
         if named:
             return parts
@@ -25,7 +28,7 @@ def dataset(calibration: Mapping[str, Array], *, named: bool = True) -> Any:
     return nncf.Dataset(range(count), sample)
 
 
-def extremes() -> Any:
+def extremes() -> RangeEstimatorParameters:
     """Ranges from the smallest to the largest value over all samples."""
     from nncf.quantization import range_estimator as ranges
 
@@ -35,7 +38,7 @@ def extremes() -> Any:
     )
 
 
-def percentile() -> Any:
+def percentile() -> RangeEstimatorParameters:
     """Ranges without the outermost 0.01% of values of each sample, the widest over all samples."""
     from nncf.quantization import range_estimator as ranges
 

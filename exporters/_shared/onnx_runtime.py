@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Dict, List, Optional, Tuple
 
 if TYPE_CHECKING:
+    import onnxruntime
+
     from edgedistill.agent import Given, Session
     from edgedistill.contracts import Agent
+    from edgedistill.types import Array, Json
 
 RUNTIMES = {"onnxruntime": ("onnxruntime", "onnxruntime")}
 _DTYPES = {"float": "float32", "double": "float64"}
@@ -18,7 +21,7 @@ def open(agent: Agent, runtime: str, path: str, threads: int, given: Optional[Di
     """On the CPU provider, with all graph optimisations."""
     import onnxruntime as ort
 
-    options = _options(ort, threads)
+    options = _options(threads)
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -40,9 +43,7 @@ def open(agent: Agent, runtime: str, path: str, threads: int, given: Optional[Di
     return agent.Session(inputs, outputs, lambda feed: list(session.run(wanted, dict(zip(names, feed)))), facts)
 
 
-def profile(
-    agent: Agent, runtime: str, path: str, threads: int, samples: List[List[Any]], count: int
-) -> List[Dict[str, Any]]:
+def profile(agent: Agent, runtime: str, path: str, threads: int, samples: List[List[Array]], count: int) -> List[Json]:
     """Kernel times of onnxruntime's own profiler."""
     import shutil  # here: memory is told of processes that do not profile
     import tempfile
@@ -51,7 +52,7 @@ def profile(
 
     folder = tempfile.mkdtemp()
     try:
-        options = _options(ort, threads)
+        options = _options(threads)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -70,7 +71,9 @@ def profile(
     return agent.operators(taken, count)
 
 
-def _options(ort: Any, threads: int) -> Any:
+def _options(threads: int) -> onnxruntime.SessionOptions:
+    import onnxruntime as ort
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from edgedistill.errors import ArtifactError
 from edgedistill.types import TracedTensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable, Sequence
 
     from edgedistill.contracts import Opener
     from edgedistill.types import Array, Artifact, Json
@@ -30,27 +30,27 @@ class Trace:
 
     def __init__(self) -> None:
         self.tensors: list[TracedTensor] = []
-        self._behind: dict[Any, tuple[int, ...]] = {}
+        self._behind: dict[Hashable, tuple[int, ...]] = {}
 
-    def depends_on_inputs(self, key: Any) -> bool:
+    def depends_on_inputs(self, key: Hashable) -> bool:
         """Whether a tensor is no constant."""
         return key in self._behind
 
-    def origin(self, keys: list[Any]) -> str:
+    def origin(self, keys: Sequence[Hashable]) -> str:
         """Origin of the first of some tensors that was kept."""
         behind = next((self._behind[key] for key in keys if key in self._behind), ())
         return self.tensors[behind[0]].origin if behind else ""
 
-    def keep(self, key: Any, sources: list[Any], tensor: TracedTensor) -> None:
+    def keep(self, key: Hashable, sources: Sequence[Hashable], tensor: TracedTensor) -> None:
         """Append a tensor."""
         self._behind[key] = (len(self.tensors),)
         self.tensors.append(replace(tensor, sources=self._sources(sources)))
 
-    def skip(self, key: Any, sources: list[Any]) -> None:
+    def skip(self, key: Hashable, sources: Sequence[Hashable]) -> None:
         """Pass by a tensor: integers, copies."""
         self._behind[key] = self._sources(sources)
 
-    def _sources(self, keys: list[Any]) -> tuple[int, ...]:
+    def _sources(self, keys: Sequence[Hashable]) -> tuple[int, ...]:
         return tuple(sorted({number for key in keys for number in self._behind.get(key, ())}))
 
 
@@ -113,5 +113,5 @@ def serve(trace: Callable[[str, str, str], list[TracedTensor]]) -> int:
     return 0
 
 
-def _tell(document: dict[str, Any]) -> None:
+def _tell(document: Json) -> None:
     sys.stdout.write(json.dumps(document) + "\n")

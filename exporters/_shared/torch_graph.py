@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import traceback
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from edgedistill.errors import ModelError
@@ -18,13 +18,21 @@ from .replacements import replacement
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    import torch
+    from torch import Tensor
+    from torch.export import ExportedProgram
+    from torch.fx import Node
+    from torch.nn import Module
+
+    _Shapes = tuple[tuple[tuple[int, ...], torch.dtype], ...]
+
 ITSELF = "(the model itself)"
 """Where an operator stands that is in no module of its own."""
-_captured: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
+_captured: WeakKeyDictionary[Module, dict[_Shapes, ExportedProgram]] = WeakKeyDictionary()
 """Model -> shapes of the inputs -> program: formats of one export share it."""
 
 
-def captured(model: Any, inputs: tuple[Any, ...], *, strict_too: bool = False) -> Any:
+def captured(model: Module, inputs: tuple[Tensor, ...], *, strict_too: bool = False) -> ExportedProgram:
     """The model as torch.export sees it for these inputs, all shapes fixed.
 
     Args:
@@ -47,14 +55,13 @@ def captured(model: Any, inputs: tuple[Any, ...], *, strict_too: bool = False) -
             except Exception as error:
                 if not strict_too:
                     raise _not_captured(model, inputs, error) from error
-                try:
+                with suppress(Exception):  # dynamo has many; the first error speaks of the model's own code
                     return torch.export.export(model, inputs, strict=True)
-                except Exception:  # noqa: BLE001 - dynamo has many; the first error speaks of the model's own code
-                    raise _not_captured(model, inputs, error) from error
+                raise _not_captured(model, inputs, error) from error
     return kept[key]
 
 
-def _interpreted(model: Any) -> Any:
+def _interpreted(model: Module) -> Module:
     """A program that was saved is run operator by operator, so that each keeps the module it came from."""
     import torch
     from torch.fx.traceback import preserve_node_meta
@@ -64,7 +71,7 @@ def _interpreted(model: Any) -> Any:
             super().__init__()
             self.graph = graph
 
-        def forward(self, *inputs: Any) -> Any:
+        def forward(self, *inputs: Tensor) -> object:
             with preserve_node_meta():
                 return torch.fx.Interpreter(self.graph).run(*inputs)
 
@@ -72,18 +79,18 @@ def _interpreted(model: Any) -> Any:
     return Interpreted(inner) if isinstance(inner, torch.fx.GraphModule) else model
 
 
-def operators(program: Any) -> Iterator[tuple[str, str, Any]]:
+def operators(program: ExportedProgram) -> Iterator[tuple[str, str, Node]]:
     """Operators of a program: name (`aten.sort.default`), module, node; asserts and plain Python are left out."""
-    import torch
+    from torch._ops import OpOverload  # the class has no public name
 
     for node in program.graph.nodes:
-        if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001 - the class has no public name
+        if node.op == "call_function" and isinstance(node.target, OpOverload):
             name = str(node.target)
             if "assert" not in name and not name.startswith(("aten.sym_", "profiler.")):
                 yield name, module_of(node), node
 
 
-def module_of(node: Any) -> str:
+def module_of(node: Node) -> str:
     """Path of the module a node stands in; empty for the model itself."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     path = str(stack[-1][0]) if stack else ""
@@ -91,7 +98,7 @@ def module_of(node: Any) -> str:
     return path.removeprefix("module.") if path != "module" else ""
 
 
-def lacking(program: Any, runtime: str, why: Callable[[str, Any], str]) -> list[Operator]:
+def lacking(program: ExportedProgram, runtime: str, why: Callable[[str, Node], str]) -> list[Operator]:
     """Operators that `why` gives a reason against, by name and node; one row a name and reason."""
     places: dict[tuple[str, str], list[str]] = {}
     for name, module, node in operators(program):
@@ -101,7 +108,7 @@ def lacking(program: Any, runtime: str, why: Callable[[str, Any], str]) -> list[
     return [row(name, runtime, told, modules) for (name, told), modules in places.items()]
 
 
-def varying(program: Any) -> set[Any]:
+def varying(program: ExportedProgram) -> set[Node]:
     """Nodes that depend on the inputs: converters compute the others once and for all."""
     taken = set(program.graph_signature.user_inputs)
     found = {node for node in program.graph.find_nodes(op="placeholder") if node.name in taken}
@@ -111,7 +118,7 @@ def varying(program: Any) -> set[Any]:
     return found
 
 
-def _written(name: str, node: Any) -> str:
+def _written(name: str, node: Node) -> str:
     """The operator as the model wrote it, before it was decomposed."""
     sources = node.meta.get("from_node")
     while sources:
@@ -121,7 +128,7 @@ def _written(name: str, node: Any) -> str:
     return name
 
 
-def listed(program: Any, refused: list[Operator]) -> list[Operator]:
+def listed(program: ExportedProgram, refused: list[Operator]) -> list[Operator]:
     """The refused ones first, then all others of the program."""
     known = {f"{one.domain}.{one.type}" for one in refused}
     places: dict[str, list[str]] = {}
@@ -141,7 +148,7 @@ def row(name: str, runtime: str, told: str, modules: Iterable[str]) -> Operator:
     return Operator(domain, kind, 0, len(found), tuple(dict.fromkeys(found)), refused, instead if told else "")
 
 
-def shapeless(program: Any, runtime: str) -> list[Operator]:
+def shapeless(program: ExportedProgram, runtime: str) -> list[Operator]:
     """The operator that gives an output a shape that depends on values, if one does: samples do not compare then."""
     (end,) = program.graph.find_nodes(op="output")
     if all(_fixed(node.meta.get("val")) for node in end.all_input_nodes):
@@ -153,7 +160,7 @@ def shapeless(program: Any, runtime: str) -> list[Operator]:
     return []
 
 
-def _fixed(value: Any) -> bool:
+def _fixed(value: object) -> bool:
     return all(isinstance(size, int) for size in getattr(value, "shape", ()))
 
 
@@ -186,7 +193,7 @@ _NAMED = (
 )
 
 
-def places(model: Any, inputs: tuple[Any, ...], name: str) -> list[str]:
+def places(model: Module, inputs: tuple[Tensor, ...], name: str) -> list[str]:
     """Modules in which an operator of torch stands; none where the name is another's or torch.export fails."""
     word = re.split(r"\.|::", name)[1 if re.search(r"\.|::", name) else 0]
     try:
@@ -197,7 +204,7 @@ def places(model: Any, inputs: tuple[Any, ...], name: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _not_captured(model: Any, inputs: tuple[Any, ...], error: Exception) -> ModelError:
+def _not_captured(model: Module, inputs: tuple[Tensor, ...], error: Exception) -> ModelError:
     """torch.export's failure, with the module and the line it happened in."""
     lines = [line for line in re.sub(r"\x1b\[\d+m", "", str(error)).strip().splitlines() if line.strip()] or [""]
     module, place = _deepest(model, inputs), _line(error)
@@ -214,23 +221,21 @@ def _not_captured(model: Any, inputs: tuple[Any, ...], error: Exception) -> Mode
     )
 
 
-def _deepest(model: Any, inputs: tuple[Any, ...]) -> str:
+def _deepest(model: Module, inputs: tuple[Tensor, ...]) -> str:
     """The module that was running when torch.export failed, found by failing once more."""
     import torch
 
     running: list[str] = []
-    with _followed(model, running), torch.no_grad(), warnings.catch_warnings():
+    with _followed(model, running), torch.no_grad(), warnings.catch_warnings(), suppress(Exception):
         warnings.simplefilter("ignore")
-        try:
-            torch.export.export(model, inputs)
-        except Exception:  # noqa: BLE001 - it is the failure that is being looked at
-            path = running[-1] if running else ""
-            return path.removeprefix("module.") if path != "module" else ""
-    return ""
+        torch.export.export(model, inputs)
+        return ""
+    path = running[-1] if running else ""
+    return path.removeprefix("module.") if path != "module" else ""
 
 
 @contextmanager
-def _followed(model: Any, running: list[str]) -> Iterator[None]:
+def _followed(model: Module, running: list[str]) -> Iterator[None]:
     """Keep the paths of the modules that are being run, the innermost last."""
     handles = []
     for name, module in model.named_modules():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,10 +14,13 @@ from .modules import keep_modules
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch import Tensor
+    from torch.nn import Module
+
     from edgedistill.types import Array, Signature
 
 
-def example(signature: Signature, batch: int, given: Mapping[str, Array] | None = None) -> tuple[Any, ...]:
+def example(signature: Signature, batch: int, given: Mapping[str, Array] | None = None) -> tuple[Tensor, ...]:
     """Inputs of the signature's shapes as torch tensors: the given ones cut or repeated, else seeded.
 
     Made-up integers are 0 and 1: every table of embeddings has these two.
@@ -39,8 +42,8 @@ def example(signature: Signature, batch: int, given: Mapping[str, Array] | None 
     return tuple(tensors)
 
 
-def require_torch(model: Any, name: str, fmt: str) -> None:
-    """Refuse an ONNX file where only a torch model can be converted.
+def require_torch(model: Module | Path, name: str, fmt: str) -> Module:
+    """The model, where only a torch model can be converted: an ONNX file is refused.
 
     Raises:
         ModelError: the model is a file.
@@ -53,10 +56,11 @@ def require_torch(model: Any, name: str, fmt: str) -> None:
             got=model.name,
             fix=f"give the torch model (torch.export.save writes a .pt2), or leave {fmt} out of --to",
         )
+    return model
 
 
 def torch_to_onnx(
-    model: Any,
+    model: Module,
     signature: Signature,
     path: Path,
     given: Mapping[str, Array] | None = None,

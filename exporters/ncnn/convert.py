@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import replace
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgedistill.errors import ModelError
 
 from .file import Layer, read
+from .runtime import library
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,8 +56,7 @@ def known(layers: Sequence[Layer]) -> list[Layer]:
     Raises:
         ModelError: a layer that ncnn does not have.
     """
-    ncnn: Any = import_module("ncnn")  # a compiled module that type checkers cannot read
-
+    ncnn = library()
     kept = [
         replace(layer, kind="Noop", below=layer.below[:1], settings={}) if layer.kind in _IDENTITY else layer
         for layer in layers

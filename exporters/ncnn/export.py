@@ -7,14 +7,16 @@ the first whose file agrees with the model is kept; without one the model is ref
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgedistill.errors import ModelError
 from edgedistill.opening import supported
-from edgedistill.types import Artifact, Check, MacCount, Precision, Signature, State, TensorSpec, file_sha256
+from edgedistill.types import Artifact, Check, MacCount, Precision, Signature, State, file_sha256
 
 from .._shared.conversion import conversion
+from .._shared.signature import changed
 from . import runtime
 from .convert import named, pnnx, reshaped, sizes
 from .file import companions, write
@@ -26,7 +28,9 @@ from .routes import of_torch
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from edgedistill.types import Array
+    from torch.nn import Module
+
+    from edgedistill.types import Array, TensorSpec
 
     from .routes import Origin
 
@@ -38,20 +42,23 @@ RUNNER = ("run_ncnn.py", Path(__file__).with_name("runner.py"))
 
 
 def export(
-    model: Any,
+    model: Module | Path,
     name: str,
     signature: Signature,
     out: Path,
     examples: Mapping[str, Array] | None = None,
-    opset: int | None = None,  # noqa: ARG001 - ONNX's
+    opset: int | None = None,
 ) -> Artifact:
     """Torch or an ONNX file -> ncnn (pnnx), proved against torch or onnxruntime.
 
     Raises:
         ModelError: no way leads to a file that agrees with the model; it names the operators in the way.
     """
+    del opset  # ONNX's
     path = out / f"{name}-fp32.ncnn.param"
-    origin = (of_onnx if isinstance(model, Path) else of_torch)(model, name, _one(signature), examples)
+    one = changed(signature, _batch_of_one, _batch_of_one)
+    given = (name, one, examples)
+    origin = of_onnx(model, *given) if isinstance(model, Path) else of_torch(model, *given)
     failures = {}
     for route, prepare in origin.routes.items():
         try:
@@ -60,7 +67,7 @@ def export(
         except ModelError as error:
             failures[route] = error
         else:
-            return _artifact(path, name, signature, route)
+            return _artifact(path, name, one, route)
     path.unlink(missing_ok=True)
     path.with_suffix(".bin").unlink(missing_ok=True)
     raise _refusal(name, failures)
@@ -99,30 +106,23 @@ def _refusal(name: str, failures: dict[str, ModelError]) -> ModelError:
     )
 
 
-def _one(signature: Signature) -> Signature:
-    """Batch 1."""
-    return Signature(
-        _batch_of_one(signature.inputs), _batch_of_one(signature.outputs), signature.normalization, signature.labels
-    )
-
-
-def _batch_of_one(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(s.name, (1, *s.shape[1:]), s.dtype, s.layout) for s in specs)
+def _batch_of_one(spec: TensorSpec) -> TensorSpec:
+    return replace(spec, shape=(1, *spec.shape[1:]))
 
 
 def _artifact(path: Path, name: str, signature: Signature, route: str) -> Artifact:
     """Described with the types that ncnn takes: 32-bit ids where they reach an embedding, else float."""
     taken = {spec["name"]: spec["dtype"] for spec in runtime.inputs_of(runtime.layers_of(str(path)))}
-    inputs = tuple(
-        TensorSpec(s.name, (1, *s.shape[1:]), taken.get(s.name, s.dtype), s.layout) for s in signature.inputs
-    )
-    outputs = tuple(TensorSpec(s.name, (1, *s.shape[1:]), "float32", s.layout) for s in signature.outputs)
     return Artifact.of_files(
         path,
         model=name,
         fmt="ncnn",
         precision=Precision.FP32,
-        signature=Signature(inputs, outputs, signature.normalization, signature.labels),
+        signature=changed(
+            signature,
+            lambda spec: replace(spec, dtype=taken.get(spec.name, spec.dtype)),
+            lambda spec: replace(spec, dtype="float32"),
+        ),
         companions=companions(path),
         producer={"route": route},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._shared.foresee import tried
 from .._shared.torch_graph import captured, listed, shapeless
@@ -11,6 +11,8 @@ from .._shared.torch_to_onnx import example
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from torch.nn import Module
 
     from edgedistill.types import Array, Operator, Signature
 
@@ -30,16 +32,17 @@ _NCNN = {
 
 
 def foresee(
-    model: Any,
+    model: Module | Path,
     signature: Signature,
     examples: Mapping[str, Array] | None = None,
-    opset: int | None = None,  # noqa: ARG001 - ONNX's
+    opset: int | None = None,
 ) -> list[Operator]:
     """Operators of a torch model; refused is what reaches ncnn on none of the ways that the exporter tries.
 
     Raises:
         ModelError: torch.export cannot follow the model.
     """
+    del opset  # ONNX's
     if isinstance(model, Path):
         return []  # pnnx reads it, and says itself what it cannot
     program = captured(model, example(signature, 1, examples))

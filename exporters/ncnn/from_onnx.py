@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._shared import onnx_runtime
 from .._shared.conversion import conversion
@@ -14,6 +14,8 @@ from .routes import Origin, samples
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from onnx import ModelProto
 
     from edgedistill.types import Array, Signature
 
@@ -37,7 +39,7 @@ def of_onnx(model: Path, name: str, signature: Signature, examples: Mapping[str,
     return Origin(inputs, expected, routes, "onnxruntime")
 
 
-def _fixed(source: Path, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Any:
+def _fixed(source: Path, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> ModelProto:
     """The model with inputs and outputs of one sample's shapes."""
     import onnx
 
@@ -53,7 +55,7 @@ def _fixed(source: Path, inputs: Mapping[str, Array], outputs: Mapping[str, Arra
     return model
 
 
-def _saved(model: Any, folder: Path) -> Path:
+def _saved(model: ModelProto, folder: Path) -> Path:
     path = folder / "m.onnx"
     path.write_bytes(model.SerializeToString(deterministic=True))
     return path

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,8 +19,10 @@ if TYPE_CHECKING:
 
     from edgedistill.types import Array, Artifact
 
+    from .library import Network
 
-def opened(artifact: Artifact) -> Any:
+
+def opened(artifact: Artifact) -> Network:
     """The file in ncnn, in this process, after it has run in a process of its own: ncnn may die of a damaged one.
 
     Raises:
@@ -37,14 +38,14 @@ def opened(artifact: Artifact) -> Any:
 
 
 def blobs(
-    artifact: Artifact, net: Any, names: Iterable[str], samples: Iterable[Mapping[str, Array]]
+    artifact: Artifact, net: Network, names: Iterable[str], samples: Iterable[Mapping[str, Array]]
 ) -> Iterator[dict[str, Array]]:
     """The named blobs for each sample, one sample after the other; a sample: input name -> array without a batch.
 
     Raises:
         ArtifactError: ncnn does not run a sample.
     """
-    ncnn: Any = import_module("ncnn")  # a compiled module that type checkers cannot read
+    ncnn = runtime.library()
     inputs = runtime.inputs_of(runtime.layers_of(str(artifact.path)))
     wanted = list(dict.fromkeys(names))
     for sample in samples:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnx import GraphProto
 
 _REDUCTIONS = ("ReduceSum", "ReduceMean")
 _DEFAULTS = {"Gather": ("axis", 0), "Cast": ("saturate", 1)}
 
 
-def plain(graph: Any) -> None:
+def plain(graph: GraphProto) -> None:
     """Attributes that say what holds without them are left out: pnnx knows embeddings and casts without them alone."""
     for node in graph.node:
         name, value = _DEFAULTS.get(node.op_type, ("", 0))
@@ -16,7 +19,7 @@ def plain(graph: Any) -> None:
             node.attribute.remove(attribute)
 
 
-def two_axes(graph: Any) -> None:
+def two_axes(graph: GraphProto) -> None:
     """What is reduced along one axis is reduced along one more, of size 1: pnnx forgets an axis that stands alone."""
     import onnx
 

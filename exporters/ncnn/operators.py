@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgedistill.types import Inventory, Operator
 
 from .._shared.replacements import replacement
-from .runtime import layers_of
+from .runtime import layers_of, library
 
 if TYPE_CHECKING:
     from edgedistill.types import Artifact
@@ -26,8 +25,7 @@ def inventory(artifact: Artifact) -> Inventory:
     Raises:
         ValueError: the file is no ncnn .param file.
     """
-    ncnn: Any = import_module("ncnn")  # a compiled module that type checkers cannot read
-
+    ncnn = library()
     layers_of(str(artifact.path))  # is it whole?
     places: dict[str, list[str]] = {}
     lines = artifact.path.read_text(encoding="ascii").splitlines()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from torch.fx import GraphModule
+    from torch import Tensor
+    from torch.fx import Graph, GraphModule, Node
+    from torch.nn import Module
 
 _FIVE_AXES = 5
 
 
-def rewritten(model: Any, inputs: tuple[Any, ...]) -> GraphModule:
+def rewritten(model: Module, inputs: tuple[Tensor, ...]) -> GraphModule:
     """The model as a flat graph, in which parts of a fused projection are cut out before they are folded into heads.
 
     reshape(..., n, heads, width) -> permute -> unbind, or indexing, becomes for each part a slice of the last
@@ -29,7 +31,7 @@ def rewritten(model: Any, inputs: tuple[Any, ...]) -> GraphModule:
     return graph
 
 
-def _split_early(graph: Any, node: Any) -> None:
+def _split_early(graph: Graph, node: Node) -> None:
     """Replace one unbind of a folded projection, or one part taken from it by index."""
     import operator
 
@@ -38,14 +40,14 @@ def _split_early(graph: Any, node: Any) -> None:
     aten = torch.ops.aten
     if node.target not in (aten.unbind.int, aten.select.int):
         return
-    chain = _folded(node.args[0], node.args[1] if len(node.args) > 1 else 0)
+    chain = _folded(_taken(node), _number(node, 1) if len(node.args) > 1 else 0)
     if chain is None:
         return
     source, sizes, axis, order = chain
     if node.target == aten.select.int:
-        parts = [(node, node.args[2])]
+        parts = [(node, _number(node, 2))]
     else:
-        parts = [(user, user.args[1]) for user in node.users if user.target is operator.getitem]
+        parts = [(user, _number(user, 1)) for user in node.users if user.target is operator.getitem]
     width = math.prod(sizes[axis + 1 :])
     for part, index in parts:
         number = index % sizes[axis]
@@ -56,7 +58,16 @@ def _split_early(graph: Any, node: Any) -> None:
         part.replace_all_uses_with(moved)
 
 
-def _folded(node: Any, taken: int) -> tuple[Any, list[int], int, list[int]] | None:
+def _taken(node: Node) -> Node:
+    """The tensor that an operator takes."""
+    return cast("Node", node.args[0])
+
+
+def _number(node: Node, place: int) -> int:
+    return cast("int", node.args[place])
+
+
+def _folded(node: Node, taken: int) -> tuple[Node, list[int], int, list[int]] | None:
     """(projection, folded sizes, axis of the parts, order of the axes left); None for anything else."""
     import torch
 
@@ -66,10 +77,10 @@ def _folded(node: Any, taken: int) -> tuple[Any, list[int], int, list[int]] | No
         return None
     order = list(range(_FIVE_AXES))
     if node.target == aten.permute.default:
-        order, node = [int(axis) % _FIVE_AXES for axis in node.args[1]], node.args[0]
+        order, node = [axis % _FIVE_AXES for axis in cast("list[int]", node.args[1])], _taken(node)
     if node.target not in (aten.reshape.default, aten.view.default, aten.unflatten.int):
         return None
-    source, sizes = node.args[0], [int(size) for size in node.meta["val"].shape]
+    source, sizes = _taken(node), [int(size) for size in node.meta["val"].shape]
     axis = order[taken % _FIVE_AXES]
     before = [int(size) for size in source.meta["val"].shape]
     if sizes[:axis] != before[:-1] or math.prod(sizes[axis:]) != before[-1]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from torch import Tensor
+    from torch.nn import Module
+
     from edgedistill.types import Array, Signature
+
+    Nested = Tensor | dict[str, "Nested"] | tuple["Nested", ...] | list["Nested"]
 
 _SAMPLES = 3
 
@@ -39,7 +44,7 @@ class Origin:
     runtime: str
 
 
-def of_torch(model: Any, name: str, signature: Signature, examples: Mapping[str, Array] | None) -> Origin:
+def of_torch(model: Module, name: str, signature: Signature, examples: Mapping[str, Array] | None) -> Origin:
     """A torch module: traced, traced after its attention is rewritten, or by way of ONNX."""
     import torch
 
@@ -60,7 +65,7 @@ def of_torch(model: Any, name: str, signature: Signature, examples: Mapping[str,
     return Origin(inputs, dict(zip((s.name for s in signature.outputs), outputs, strict=True)), routes, "torch")
 
 
-def flat(outputs: Any) -> list[Any]:
+def flat(outputs: Nested) -> list[Tensor]:
     """All tensors of nested outputs, in their order."""
     if isinstance(outputs, dict):
         return [tensor for value in outputs.values() for tensor in flat(value)]
@@ -77,7 +82,7 @@ def samples(signature: Signature, examples: Mapping[str, Array] | None) -> dict[
     return {key: np.concatenate([np.roll(x, i, -1) for i in range(_SAMPLES)]) for key, x in made.items()}
 
 
-def _traced(model: Any, inputs: tuple[Any, ...], folder: Path) -> Path:
+def _traced(model: Module, inputs: tuple[Tensor, ...], folder: Path) -> Path:
     import torch
 
     class Flat(torch.nn.Module):
@@ -85,8 +90,8 @@ def _traced(model: Any, inputs: tuple[Any, ...], folder: Path) -> Path:
             super().__init__()
             self.model = model
 
-        def forward(self, *arguments: Any) -> Any:
-            found: list[Any] = flat(self.model(*arguments))
+        def forward(self, *arguments: Tensor) -> Tensor | tuple[Tensor, ...]:
+            found = flat(self.model(*arguments))
             return tuple(found) if len(found) > 1 else found[0]
 
     path = folder / "m.pt"
@@ -100,7 +105,7 @@ def _traced(model: Any, inputs: tuple[Any, ...], folder: Path) -> Path:
     return path
 
 
-def _exported(model: Any, inputs: tuple[Any, ...], folder: Path) -> Path:
+def _exported(model: Module, inputs: tuple[Tensor, ...], folder: Path) -> Path:
     import torch
 
     path = folder / "m.onnx"

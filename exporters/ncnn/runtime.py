@@ -9,13 +9,16 @@ from __future__ import annotations
 import time
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Optional, Set, Tuple
+from typing import TYPE_CHECKING, Dict, Iterable, List, Optional, Set, Tuple, cast
 
 import numpy as np
 
 if TYPE_CHECKING:
     from edgedistill.agent import Given, Session
     from edgedistill.contracts import Agent
+    from edgedistill.types import Array, Json
+
+    from .library import Ncnn, Network
 
 RUNTIMES = {"ncnn": ("ncnn", "ncnn")}
 Line = Tuple[str, List[str], List[str], Dict[str, str]]
@@ -53,7 +56,7 @@ def layers_of(path: str) -> List[Line]:
     return layers
 
 
-def inputs_of(layers: List[Line]) -> List[Dict[str, Any]]:
+def inputs_of(layers: List[Line]) -> List[Json]:
     """What the Input layers tell: names and, where they hold them, shapes; ids are what reaches an Embed layer."""
     integer: Set[str] = set()
     for kind, below, above, _ in reversed(layers):
@@ -68,13 +71,18 @@ def inputs_of(layers: List[Line]) -> List[Dict[str, Any]]:
     return inputs
 
 
-def loaded(path: str, kinds: Iterable[str], threads: int) -> Any:
+def library() -> Ncnn:
+    """The module, which is compiled: type checkers cannot read it."""
+    return cast("Ncnn", import_module("ncnn"))
+
+
+def loaded(path: str, kinds: Iterable[str], threads: int) -> Network:
     """The file in ncnn, its layers being of these kinds.
 
     Raises:
         ValueError: ncnn has no layer of a kind, or cannot read one of the two files.
     """
-    ncnn: Any = import_module("ncnn")  # compiled: checkers cannot read it
+    ncnn = library()
     unknown = sorted(kind for kind in set(kinds) if ncnn.layer_to_index(kind) < 0)
     if unknown:
         raise ValueError("ncnn %s has no layer %s, of %s" % (ncnn.__version__, ", ".join(unknown), path))
@@ -94,7 +102,7 @@ def loaded(path: str, kinds: Iterable[str], threads: int) -> Any:
 
 def open(agent: Agent, runtime: str, path: str, threads: int, given: Optional[Dict[str, Given]]) -> Session:
     """Every blob that no layer takes is an output."""
-    ncnn: Any = import_module("ncnn")
+    ncnn = library()
     layers = layers_of(path)
     inputs = inputs_of(layers)
     for spec, sample in zip(inputs, agent.samples_of([spec["name"] for spec in inputs], given)):
@@ -106,7 +114,7 @@ def open(agent: Agent, runtime: str, path: str, threads: int, given: Optional[Di
     if not inputs or not wanted:
         raise ValueError("%s has %d inputs and %d outputs" % (path, len(inputs), len(wanted)))
 
-    def run(feed: List[Any]) -> List[Any]:
+    def run(feed: List[Array]) -> List[Array]:
         results = []
         with net.create_extractor() as extractor:
             for spec, value in zip(inputs, feed):
@@ -124,11 +132,9 @@ def open(agent: Agent, runtime: str, path: str, threads: int, given: Optional[Di
     return agent.Session(inputs, [{"name": blob} for blob in wanted], run, {"in_force": in_force})
 
 
-def profile(
-    agent: Agent, runtime: str, path: str, threads: int, samples: List[List[Any]], count: int
-) -> List[Dict[str, Any]]:
+def profile(agent: Agent, runtime: str, path: str, threads: int, samples: List[List[Array]], count: int) -> List[Json]:
     """Layer times of ncnn, whose extractor computes no more than the blob that is asked for: one by one, in order."""
-    ncnn: Any = import_module("ncnn")
+    ncnn = library()
     layers = layers_of(path)
     inputs = inputs_of(layers)
     net = loaded(path, [kind for kind, _, _, _ in layers], threads)

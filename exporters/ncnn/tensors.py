@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -49,7 +48,7 @@ def tensors(artifact: Artifact, runtime: str, inputs: Path) -> list[TracedTensor
 
 
 def _trace(path: str, runtime: str, inputs: str) -> list[TracedTensor]:
-    ncnn: Any = import_module("ncnn")  # a compiled module that type checkers cannot read
+    ncnn = opener.library()
     session, sample = feed(opener, path, runtime, inputs)
     net = ncnn.Net()
     net.opt.num_threads = 1

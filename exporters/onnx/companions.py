@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from onnx import GraphProto, TensorProto
 
 
 def companions(path: Path) -> tuple[Path, ...]:
@@ -18,16 +21,15 @@ def companions(path: Path) -> tuple[Path, ...]:
 
 
 def _named_by(path: Path) -> dict[Path, None]:
-    try:
+    with suppress(Exception):  # damaged files: opening them tells better
         import onnx
 
         graph = onnx.load(str(path), load_external_data=False).graph
-    except Exception:  # noqa: BLE001 - damaged files: opening them tells better
-        return {}
-    return dict.fromkeys(path.parent / name for tensor in _tensors(graph) for name in _locations(tensor))
+        return dict.fromkeys(path.parent / name for tensor in _tensors(graph) for name in _locations(tensor))
+    return {}
 
 
-def _tensors(graph: Any) -> Iterator[Any]:
+def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
     yield from graph.initializer
     for node in graph.node:
         for attribute in node.attribute:
@@ -37,5 +39,5 @@ def _tensors(graph: Any) -> Iterator[Any]:
                     yield from _tensors(inner)
 
 
-def _locations(tensor: Any) -> list[str]:
+def _locations(tensor: TensorProto) -> list[str]:
     return [entry.value for entry in tensor.external_data if entry.key == "location"]

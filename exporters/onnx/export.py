@@ -6,7 +6,7 @@ uint8 activations because onnxruntime's x86 kernels for int8 by int8 are several
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgedistill.opening import supported
 from edgedistill.types import Artifact, Precision
@@ -19,6 +19,8 @@ from .operators import refusals
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch.nn import Module
+
     from edgedistill.types import Array, Check, Signature
 
 REQUIRES = ("onnx", "onnxruntime", "onnxscript")
@@ -29,7 +31,7 @@ RUNNER = ("run_onnxruntime.py", Path(__file__).with_name("runner.py"))
 
 
 def export(
-    model: Any,
+    model: Module | Path,
     name: str,
     signature: Signature,
     out: Path,

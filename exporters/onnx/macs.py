@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgedistill.types import Artifact, MacCount
 
 from .._shared.conversion import weighted_macs
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto
 
 # operator -> (position of the weights, axis of the output channels); None: a product of activations
 _MAC_OPERATORS = {
@@ -63,7 +66,7 @@ def count_macs(artifact: Artifact) -> MacCount:
     return counted if counted.total else _counted(onnx.load(str(artifact.path)).graph, _ran_shapes(artifact.path))
 
 
-def _counted(graph: Any, shapes: dict[str, list[int]]) -> MacCount:
+def _counted(graph: GraphProto, shapes: dict[str, list[int]]) -> MacCount:
     weights = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
     total = integer = 0
     for node in graph.node:
@@ -111,7 +114,7 @@ def _ran_shapes(path: Path) -> dict[str, list[int]]:
     return {name: list(found.shape) for name, found in zip(names, session.run(names, zeros), strict=True)}
 
 
-def _shapes(model: Any) -> dict[str, list[int]]:
+def _shapes(model: ModelProto) -> dict[str, list[int]]:
     """Shapes of all tensors at batch 1."""
     import onnx
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib.metadata import version
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgedistill.types import Inventory, Operator
 
@@ -14,6 +14,8 @@ from .._shared.replacements import replacement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from onnx import ModelProto, NodeProto
 
     from edgedistill.types import Artifact
 
@@ -97,11 +99,11 @@ def inventory(artifact: Artifact) -> Inventory:
     return Inventory(facts, rows, {"onnxruntime": told} if told else {})
 
 
-def _where(node: Any) -> str:
+def _where(node: NodeProto) -> str:
     return module_of(node) or node.name or next(iter(node.output), "")
 
 
-def _nodes(model: Any) -> Iterator[Any]:
+def _nodes(model: ModelProto) -> Iterator[NodeProto]:
     """Every node, those of local functions and of the branches of If, Loop and Scan among them."""
     waiting = [*model.graph.node, *(node for function in model.functions for node in function.node)]
     while waiting:
@@ -181,7 +183,7 @@ def _versions_refused(ir: int, opset: int) -> str:
     return ""
 
 
-def _missing_weights(model: Any, artifact: Artifact) -> str:
+def _missing_weights(model: ModelProto, artifact: Artifact) -> str:
     """Which file with the model's weights is not beside it, if one is missing."""
     for tensor in model.graph.initializer:
         location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from onnx import NodeProto, TensorProto
+
     from edgedistill.types import Array
 
 _CHANNEL_AXIS = {"Conv": 0, "ConvTranspose": 1, "MatMul": -1}
@@ -82,7 +84,7 @@ def _int8_weights(source: Path, path: Path) -> None:
             got=", ".join(sorted({node.op_type for node in graph.node})) or "an empty graph",
             fix="leave int8-weights out of the precisions",
         )
-    others = [node for node in graph.node]  # noqa: C416 - copies, before the field is emptied
+    others = list(graph.node)
     used = {name for node in others for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name not in made or tensor.name in used]
     del graph.node[:], graph.initializer[:]
@@ -92,7 +94,7 @@ def _int8_weights(source: Path, path: Path) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def _weights(node: Any) -> list[tuple[int, int]]:
+def _weights(node: NodeProto) -> list[tuple[int, int]]:
     """(position, axis of the channels) of what may be stored as integers among a node's inputs."""
     if node.op_type in _CHANNEL_AXIS:
         return [(1, _CHANNEL_AXIS[node.op_type])]
@@ -102,7 +104,7 @@ def _weights(node: Any) -> list[tuple[int, int]]:
     return [(0, 0)] if node.op_type == "Gather" else []
 
 
-def _rounded(name: str, weights: Array, axis: int) -> list[Any]:
+def _rounded(name: str, weights: Array, axis: int) -> list[TensorProto]:
     """int8 weights and their scales, symmetric, the largest magnitude of each channel being 127."""
     import onnx
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from onnxruntime.quantization.calibrate import TensorsData
+
 _CHUNK = 16
 """Samples between two updates of the ranges: onnxruntime's calibrators hold all tensors of those they are given."""
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -174,7 +176,7 @@ def _operators() -> list[str]:
     return sorted({*QDQRegistry, *QLinearOpsRegistry})
 
 
-def _ranges(prepared: Path, method: str, calibration: Mapping[str, Array]) -> Any:
+def _ranges(prepared: Path, method: str, calibration: Mapping[str, Array]) -> TensorsData:
     """Ranges of all tensors, a chunk of samples at a time: memory does not grow with the samples."""
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
 
@@ -184,7 +186,7 @@ def _ranges(prepared: Path, method: str, calibration: Mapping[str, Array]) -> An
                 {name: rows[i : i + 1] for name, rows in calibration.items()} for i in range(start, stop)
             )
 
-        def get_next(self) -> Any:  # a sample, or None at the end
+        def get_next(self) -> Any:  # a sample, or None at the end, which the base does not tell of
             return next(self.samples, None)
 
     augmented = prepared.with_name(f"{prepared.stem}-augmented.onnx")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from .._shared.tensors import Trace, feed, serve, traced
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+    from onnx import GraphProto, NodeProto
 
     from edgedistill.types import Array, Artifact
 
@@ -83,7 +85,7 @@ def _values(path: str, given: Mapping[str, Array]) -> dict[str, Array]:
     return {name: value for name, value in zip(names, found, strict=True) if isinstance(value, np.ndarray)}
 
 
-def _read(node: Any) -> Iterator[str]:
+def _read(node: NodeProto) -> Iterator[str]:
     """Names of what a node reads, its subgraphs included."""
     yield from filter(None, node.input)
     for attribute in node.attribute:
@@ -92,7 +94,7 @@ def _read(node: Any) -> Iterator[str]:
                 yield from _read(inner)
 
 
-def _weights(graph: Any) -> dict[str, str]:
+def _weights(graph: GraphProto) -> dict[str, str]:
     """Constants that are weights, not shapes, axes or single scales: name -> name."""
     integers = (6, 7)  # TensorProto.INT32 (biases have a float scale and follow their weights), INT64
     stored = {tensor.name: tensor for tensor in graph.initializer}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from onnx import ModelProto
+
     from edgedistill.types import TrainedRange
 
 
@@ -26,7 +28,7 @@ def quantize_trained(
     out: Path,
     precision: Precision = Precision.INT8_QAT,
     *,
-    float_ends: bool = False,  # noqa: ARG001 - TFLite's
+    float_ends: bool = False,
 ) -> Artifact:
     """Write an int8 copy of an fp32 file whose activations have the trained ranges.
 
@@ -46,15 +48,18 @@ def quantize_trained(
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantType
-    from onnxruntime.quantization.calibrate import TensorsData
+    from onnxruntime.quantization.calibrate import TensorData, TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
     from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
     from onnxruntime.quantization.registry import QDQRegistry
 
+    del float_ends  # TFLite's
     path = out / f"{artifact.model}-{precision.short}.onnx"
     with conversion(artifact.id, "onnxruntime.quantization"), prepared_copy(artifact, out) as prepared:
         ends, count = _ends(onnx.load(str(prepared)), trained, samples)
-        ranges: Any = {n: (np.array(low, np.float32), np.array(high, np.float32)) for n, (low, high) in ends.items()}
+        ranges: dict[str, TensorData | tuple[Array, ...]] = {
+            name: (np.array(low, np.float32), np.array(high, np.float32)) for name, (low, high) in ends.items()
+        }
         tool = QDQQuantizer(
             load_model_with_shape_infer(prepared),
             True,
@@ -80,7 +85,7 @@ def quantize_trained(
 
 
 def _ends(
-    model: Any, trained: Sequence[TrainedRange], samples: Mapping[str, Array]
+    model: ModelProto, trained: Sequence[TrainedRange], samples: Mapping[str, Array]
 ) -> tuple[dict[str, tuple[float, float]], int]:
     """(low, high) of every float tensor, and how many of them were trained."""
     probes: dict[str, list[Array]] = {}
@@ -95,7 +100,7 @@ def _ends(
     return ends | found, len(found)
 
 
-def _tensors(model: Any, samples: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
+def _tensors(model: ModelProto, samples: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
     """Every float tensor of the file, sample by sample, unfused."""
     import onnx
     import onnxruntime

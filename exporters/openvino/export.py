@@ -6,7 +6,7 @@ The way leads through ONNX, which keeps all axes but the batch static.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgedistill.opening import supported
 from edgedistill.types import Artifact, Check, Precision, State, file_sha256
@@ -19,6 +19,8 @@ from .operators import refusals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from torch.nn import Module
 
     from edgedistill.types import Array, Signature
 
@@ -37,7 +39,7 @@ RUNNER = ("run_openvino.py", Path(__file__).with_name("runner.py"))
 
 
 def export(
-    model: Any,
+    model: Module | Path,
     name: str,
     signature: Signature,
     out: Path,
@@ -48,8 +50,8 @@ def export(
     import openvino
 
     graph = model if isinstance(model, Path) else out / f".{name}.onnx"
-    inputs = () if isinstance(model, Path) else example(signature, 2, examples)
-    with conversion(name, "openvino", model, inputs):
+    traced = (None, ()) if isinstance(model, Path) else (model, example(signature, 2, examples))
+    with conversion(name, "openvino", *traced):
         if not isinstance(model, Path):
             torch_to_onnx(model, signature, graph, examples, opset)
             name_after_modules(graph)

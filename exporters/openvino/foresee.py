@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._shared.foresee import tried
 from .._shared.foresee_onnx import foresee_onnx
@@ -12,6 +12,8 @@ from .._shared.torch_to_onnx import example
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from torch.nn import Module
 
     from edgedistill.types import Array, Operator, Signature
 
@@ -23,7 +25,7 @@ _OPENVINO = {
 
 
 def foresee(
-    model: Any, signature: Signature, examples: Mapping[str, Array] | None = None, opset: int | None = None
+    model: Module | Path, signature: Signature, examples: Mapping[str, Array] | None = None, opset: int | None = None
 ) -> list[Operator]:
     """Operators of the model; refused is what torch.onnx does not translate, or OpenVINO then does not read.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgedistill.types import Artifact, Precision, file_sha256
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from openvino import Model
 
     from edgedistill.types import Json, Signature
 
@@ -18,7 +20,14 @@ def companions(path: Path) -> tuple[Path, ...]:
 
 
 def save(
-    model: Any, path: Path, name: str, precision: Precision, signature: Signature, producer: Json, *, half: bool = False
+    model: Model,
+    path: Path,
+    name: str,
+    precision: Precision,
+    signature: Signature,
+    producer: Json,
+    *,
+    half: bool = False,
 ) -> Artifact:
     """Write IR whose bytes depend on the model alone, the .xml vouching for the .bin; `half`: float weights as fp16."""
     import openvino

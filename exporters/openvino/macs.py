@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 from edgedistill.types import Artifact, MacCount
 
 from .._shared.conversion import weighted_macs
+
+if TYPE_CHECKING:
+    from openvino import Node
 
 _CHANNEL_AXIS = {"Convolution": 1, "GroupConvolution": 1}
 
@@ -50,6 +53,6 @@ def count_macs(artifact: Artifact) -> MacCount:
     return MacCount(total, integer)
 
 
-def _info(node: Any, key: str) -> str:
+def _info(node: Node, key: str) -> str:
     info = node.get_rt_info()
     return str(info[key].astype(str)) if key in info else ""

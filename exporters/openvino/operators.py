@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 from edgedistill.types import Inventory, Operator
@@ -63,14 +63,13 @@ def _operator(opset: str, kind: str, count: int, modules: tuple[str, ...]) -> Op
 @cache
 def _refused(opset: str, kind: str) -> str:
     """Why the installed OpenVINO cannot make such an operator; empty if it can."""
-    from openvino.utils import node_factory
+    from openvino.utils.node_factory import NodeFactory
 
-    door: Any = node_factory  # its factory by name is private, and the only one that makes a node without arguments
     installed = f"OpenVINO {version('openvino').split('-')[0]}"
     if not re.fullmatch(r"opset\d+", opset):
         return ""  # operators of extensions: opening tells
     try:
-        factory = door._NodeFactory(opset)  # noqa: SLF001 - see above
+        factory = NodeFactory(opset)
     except RuntimeError:
         return f"of {opset}, which {installed} does not have"
     try:

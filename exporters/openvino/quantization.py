@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgedistill.types import Precision, QuantizationScheme
 
@@ -13,6 +13,8 @@ from .ir import save
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from openvino import Model
 
     from edgedistill.types import Array, Artifact
 
@@ -71,7 +73,9 @@ def quantize(
         return save(model, path, artifact.model, precision, artifact.signature, made, half=half)
     options, count = chosen.options, len(next(iter(calibration.values())))
     estimators = {"extremes": extremes, "percentile": percentile}
-    estimator = {"activations_range_estimator_params": estimators[options["ranges"]]()} if "ranges" in options else {}
+    advanced = nncf.AdvancedQuantizationParameters()
+    if "ranges" in options:
+        advanced.activations_range_estimator_params = estimators[options["ranges"]]()
     with conversion(artifact.id, "nncf"):
         quantized = nncf.quantize(
             openvino.Core().read_model(artifact.path),
@@ -81,12 +85,12 @@ def quantize(
             subset_size=count,
             fast_bias_correction=options.get("fast_bias_correction", False),
             ignored_scope=nncf.IgnoredScope(names=list(chosen.keep_float), validate=False),
-            advanced_parameters=nncf.AdvancedQuantizationParameters(**estimator),
+            advanced_parameters=advanced,
         )
     return save(quantized, path, artifact.model, precision, artifact.signature, made)
 
 
-def _smaller_weights(model: Any, precision: Precision) -> Any:
+def _smaller_weights(model: Model, precision: Precision) -> Model:
     """Integer weights, a scale for each channel; nothing is done for half floats."""
     import nncf
 

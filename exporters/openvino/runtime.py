@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Dict, List, Optional, Tuple
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from openvino import Model
+
     from edgedistill.agent import Given, Session
     from edgedistill.contracts import Agent
+    from edgedistill.types import Array, Json
 
 RUNTIMES = {"openvino": ("openvino", "openvino")}
 _TOLD = (
@@ -36,7 +39,7 @@ def open(agent: Agent, runtime: str, path: str, threads: int, given: Optional[Di
     slots = [request.get_input_tensor(i).data for i in range(len(inputs))]
     results = [request.get_output_tensor(i).data for i in range(len(outputs))]
 
-    def run(feed: List[Any]) -> List[Any]:
+    def run(feed: List[Array]) -> List[Array]:
         for slot, value in zip(slots, feed):
             np.copyto(slot, value)
         request.infer()
@@ -47,11 +50,11 @@ def open(agent: Agent, runtime: str, path: str, threads: int, given: Optional[Di
     return agent.Session(inputs, outputs, run, facts, lambda: float(request.latency))
 
 
-def _settings(threads: int) -> Dict[str, Any]:
+def _settings(threads: int) -> Json:
     return {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
 
 
-def _inputs(agent: Agent, model: Any, given: Optional[Dict[str, Given]]) -> List[Dict[str, Any]]:
+def _inputs(agent: Agent, model: Model, given: Optional[Dict[str, Given]]) -> List[Json]:
     found = []
     names = [port.get_any_name() for port in model.inputs]
     for port, name, sample in zip(model.inputs, names, agent.samples_of(names, given)):
@@ -63,9 +66,7 @@ def _inputs(agent: Agent, model: Any, given: Optional[Dict[str, Given]]) -> List
     return found
 
 
-def profile(
-    agent: Agent, runtime: str, path: str, threads: int, samples: List[List[Any]], count: int
-) -> List[Dict[str, Any]]:
+def profile(agent: Agent, runtime: str, path: str, threads: int, samples: List[List[Array]], count: int) -> List[Json]:
     """Layer times of OpenVINO's performance counters."""
     import openvino as ov
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +13,10 @@ from .._shared.tensors import Trace, feed, serve, traced
 from . import runtime as opener
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from openvino import Core, Model, Node, Output
 
     from edgedistill.types import Array, Artifact
 
@@ -72,11 +75,11 @@ def _trace(path: str, runtime: str, inputs: str) -> list[TracedTensor]:
     return trace.tensors
 
 
-def _key(port: Any) -> tuple[str, int]:
+def _key(port: Output) -> tuple[str, int]:
     return port.get_node().get_friendly_name(), port.get_index()
 
 
-def _inner(model: Any) -> list[Any]:
+def _inner(model: Model) -> list[Node]:
     """Nodes between inputs and outputs; what depends on constants alone is left out."""
     reached = {_key(port) for port in model.inputs}
     nodes = []
@@ -89,7 +92,7 @@ def _inner(model: Any) -> list[Any]:
     return nodes
 
 
-def _values(core: Any, model: Any, ports: list[Any], sample: list[Array]) -> dict[tuple[str, int], Array]:
+def _values(core: Core, model: Model, ports: Sequence[Output], sample: Sequence[Array]) -> dict[tuple[str, int], Array]:
     already = {_key(port.get_node().input_value(0)) for port in model.outputs}
     model.add_outputs([port for port in ports if _is_float(port) and _key(port) not in already])
     keys = [_key(port.get_node().input_value(0)) for port in model.outputs]
@@ -97,15 +100,15 @@ def _values(core: Any, model: Any, ports: list[Any], sample: list[Array]) -> dic
     return {key: np.array(found[number]) for number, key in enumerate(keys)}
 
 
-def _is_float(port: Any) -> bool:
+def _is_float(port: Output) -> bool:
     return bool(port.get_element_type().is_real())
 
 
-def _is_weight(port: Any) -> bool:
+def _is_weight(port: Output) -> bool:
     return _is_float(port) and bool(np.prod(list(port.get_shape())) > 1)
 
 
-def _module(weights: list[Any]) -> str:
+def _module(weights: Sequence[Output]) -> str:
     """Of the weights' names, which come from the module's parameters where they were kept."""
     names = [name for port in weights for name in sorted(port.get_names()) if "." in name]
     return names[0].rpartition(".")[0].removeprefix("module.") if names else ""

@@ -5,7 +5,7 @@ The CPU plug-in turns these into integer kernels when it compiles the file, as i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from .ir import save
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from openvino import Model, Node, Output
 
     from edgedistill.types import TrainedRange
 
@@ -35,7 +37,7 @@ def quantize_trained(
     out: Path,
     precision: Precision = Precision.INT8_QAT,
     *,
-    float_ends: bool = False,  # noqa: ARG001 - TFLite's
+    float_ends: bool = False,
 ) -> Artifact:
     """Write an int8 copy of an fp32 file whose activations have the trained ranges.
 
@@ -55,6 +57,7 @@ def quantize_trained(
     import openvino
     from openvino._offline_transformations import compress_quantize_weights_transformation
 
+    del float_ends  # TFLite's
     with conversion(artifact.id, "openvino"):
         model = openvino.Core().read_model(artifact.path)
         found = trained_ends(trained, _tensors(model, list(samples.values()), len(trained[0].probes)))
@@ -69,7 +72,7 @@ def quantize_trained(
     return save(model, path, artifact.model, precision, artifact.signature, producer)
 
 
-def _tensors(model: Any, rows: Sequence[Array], count: int) -> dict[str, list[Array]]:
+def _tensors(model: Model, rows: Sequence[Array], count: int) -> dict[str, list[Array]]:
     """Every float tensor inside the model, for the first samples; computed in a copy, in float32."""
     import openvino
 
@@ -89,7 +92,7 @@ def _tensors(model: Any, rows: Sequence[Array], count: int) -> dict[str, list[Ar
     return found
 
 
-def _stores_float(node: Any) -> bool:
+def _stores_float(node: Node) -> bool:
     """Whether the node's one output is a float tensor that another operator reads."""
     if node.get_type_name() in _MOVES or node.get_output_size() != 1:
         return False
@@ -97,7 +100,7 @@ def _stores_float(node: Any) -> bool:
     return node.get_output_element_type(0).get_type_name() == "f32" and bool(readers) and "Result" not in readers
 
 
-def _round_activation(node: Any, found: Mapping[str, tuple[float, float]]) -> bool:
+def _round_activation(node: Node, found: Mapping[str, tuple[float, float]]) -> bool:
     """Round what the node stores, if its range was trained."""
     name = node.get_friendly_name()
     if name not in found or not _stores_float(node):
@@ -107,7 +110,7 @@ def _round_activation(node: Any, found: Mapping[str, tuple[float, float]]) -> bo
     return True
 
 
-def _round_weights(node: Any) -> None:
+def _round_weights(node: Node) -> None:
     """Round the constant that a convolution or matrix product reads, each output channel by its largest magnitude."""
     source = node.input(1).get_source_output()
     if source.get_node().get_type_name() != "Constant":
@@ -119,14 +122,14 @@ def _round_weights(node: Any) -> None:
     _put_behind(source, -largest, largest, _WEIGHT_LEVELS)
 
 
-def _channel_axes(node: Any, rank: int) -> tuple[int, ...]:
+def _channel_axes(node: Node, rank: int) -> tuple[int, ...]:
     kind = node.get_type_name()
     if kind == "MatMul":
         return (rank - 2 if node.get_attributes()["transpose_b"] else rank - 1,)
     return (0, 1) if kind == "GroupConvolution" else (0,)
 
 
-def _put_behind(port: Any, low: Array, high: Array, levels: int) -> None:
+def _put_behind(port: Output, low: Array, high: Array, levels: int) -> None:
     """Let all readers of a tensor read it rounded."""
     from openvino import opset13 as operators
 

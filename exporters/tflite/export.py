@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgedistill.opening import supported
-from edgedistill.types import Artifact, Precision, Signature, TensorSpec
+from edgedistill.types import Artifact, Precision
 
 from .._shared.conversion import conversion
+from .._shared.signature import changed
 from .._shared.torch_to_onnx import example, require_torch
 from .operators import refusals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edgedistill.types import Array, Check
+    from torch import Tensor
+    from torch.nn import Module
+
+    from edgedistill.types import Array, Check, Signature, TensorSpec
 
 REQUIRES = ("litert_torch", "ai_edge_quantizer", "ai_edge_litert", "tflite_runtime")
 TOOLS = ("torch", "litert-torch", "litert-converter", "ai-edge-quantizer", "ai-edge-litert")
@@ -35,23 +40,25 @@ RUNNER = ("run_tflite.py", Path(__file__).with_name("runner.py"))
 
 
 def export(
-    model: Any,
+    model: Module | Path,
     name: str,
     signature: Signature,
     out: Path,
     examples: Mapping[str, Array] | None = None,
-    opset: int | None = None,  # noqa: ARG001 - ONNX's
+    opset: int | None = None,
 ) -> Artifact:
     """Torch -> TFLite (litert-torch), batch 1; 64-bit integers become 32-bit ones."""
     import litert_torch
 
-    require_torch(model, "TFLite", "tflite")
+    del opset  # ONNX's
+    module = require_torch(model, "TFLite", "tflite")
     path = out / f"{name}-fp32.tflite"
-    values = example(_fixed(signature), 1, examples)
+    fixed = changed(signature, _fixed, _fixed)
+    values = example(fixed, 1, examples)
     named = {spec.name: tensor for spec, tensor in zip(signature.inputs, values, strict=True)}
-    with conversion(name, "litert-torch", model, values):
-        litert_torch.convert(model, sample_kwargs=_by_parameter(model, named)).export(str(path))
-    return Artifact.of_files(path, model=name, fmt="tflite", precision=Precision.FP32, signature=_fixed(signature))
+    with conversion(name, "litert-torch", module, values):
+        litert_torch.convert(module, sample_kwargs=_by_parameter(module, named)).export(str(path))
+    return Artifact.of_files(path, model=name, fmt="tflite", precision=Precision.FP32, signature=fixed)
 
 
 def check_support(artifact: Artifact) -> list[Check]:
@@ -59,25 +66,16 @@ def check_support(artifact: Artifact) -> list[Check]:
     return supported(artifact, OPENER, refusals)
 
 
-def _by_parameter(model: Any, named: dict[str, Any]) -> dict[str, Any]:
+def _by_parameter(module: Module, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Examples under the names of forward's parameters, which litert-torch needs to name the inputs."""
     import inspect
 
-    parameters = list(inspect.signature(model.forward).parameters)
+    parameters = list(inspect.signature(module.forward).parameters)
     return dict(zip(parameters, named.values(), strict=False))
 
 
-def _fixed(signature: Signature) -> Signature:
+def _fixed(spec: TensorSpec) -> TensorSpec:
     """Batch 1 where it is free, no 64-bit integers."""
-    return Signature(
-        _batch_of_one(signature.inputs), _batch_of_one(signature.outputs), signature.normalization, signature.labels
-    )
-
-
-def _batch_of_one(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-    narrow = {"int64": "int32"}
-
-    def fixed(shape: tuple[int | str, ...]) -> tuple[int | str, ...]:
-        return (1 if isinstance(shape[0], str) else shape[0], *shape[1:])
-
-    return tuple(TensorSpec(s.name, fixed(s.shape), narrow.get(s.dtype, s.dtype), s.layout) for s in specs)
+    batch, *others = spec.shape
+    shape = (1 if isinstance(batch, str) else batch, *others)
+    return replace(spec, shape=shape, dtype="int32" if spec.dtype == "int64" else spec.dtype)

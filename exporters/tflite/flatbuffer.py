@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from flatbuffers import Builder
+
+    from .schema import Buffer, Model
+
 ALIGNMENT = 16
 """Bytes: the schema's `force_align` of buffers, which generated Python code does not keep."""
 
 
-def read(path: Path) -> Any:
+def read(path: Path) -> Model:
     """The file as a ModelT of the schema's object interface.
 
     Raises:
@@ -25,7 +29,7 @@ def read(path: Path) -> Any:
     content = bytearray(path.read_bytes())
     if content[4:8] != b"TFL3":
         raise ValueError(f"{path.name} is not a TFLite file: no TFL3 at byte 4")
-    model: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    model = cast("Model", schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0)))
     for buffer in model.buffers:
         if buffer.offset > 1:  # it stands behind the flatbuffer, where converters put large files' weights
             buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
@@ -33,9 +37,9 @@ def read(path: Path) -> Any:
     return model
 
 
-def packed(model: Any) -> bytes:
+def packed(model: Model) -> bytes:
     """The file of a ModelT."""
-    import flatbuffers  # type: ignore[import-untyped]  # it has no annotations
+    import flatbuffers
 
     builder = flatbuffers.Builder(1024)
     for buffer in model.buffers:
@@ -44,7 +48,7 @@ def packed(model: Any) -> bytes:
     return bytes(builder.Output())
 
 
-def _pack_buffer(buffer: Any, builder: Any) -> int:
+def _pack_buffer(buffer: Buffer, builder: Builder) -> int:
     """A Buffer whose data is aligned."""
     from ai_edge_litert import schema_py_generated as schema
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._shared.foresee import cautiously, tried
 from .._shared.torch_graph import captured, lacking, listed, shapeless
@@ -10,6 +10,10 @@ from .._shared.torch_to_onnx import example, require_torch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch.fx import Node
+    from torch.nn import Module
 
     from edgedistill.types import Array, Operator, Signature
 
@@ -32,32 +36,32 @@ _TFLITE = {
 
 
 def foresee(
-    model: Any,
+    model: Module | Path,
     signature: Signature,
     examples: Mapping[str, Array] | None = None,
-    opset: int | None = None,  # noqa: ARG001 - ONNX's
+    opset: int | None = None,
 ) -> list[Operator]:
     """Operators of the model; refused is what litert-torch does not lower, or lowers to what no runtime computes.
 
     Raises:
         ModelError: torch.export cannot follow the model.
     """
-    require_torch(model, "TFLite", "tflite")
-    program = captured(model, example(signature, 1, examples))
+    del opset  # ONNX's
+    program = captured(require_torch(model, "TFLite", "tflite"), example(signature, 1, examples))
     from litert_torch import fx_infra
-    from litert_torch._convert import core
     from litert_torch.backend import lowerings
 
-    def why(_: str, node: Any) -> str:
+    def why(_: str, node: Node) -> str:
         return "" if lowerings.lookup(node.target) else "litert-torch has no lowering for it"
 
     def asked() -> list[Operator]:
         decomposed = fx_infra.safe_run_decompositions(program, fx_infra.decomp.pre_lower_decomp(), can_skip=False)
         if not lacking(decomposed, "tflite", why):
             return []
+        from litert_torch._convert.core import _run_convert_passes as passed  # its own way, which replaces some
+
         first = fx_infra.safe_run_decompositions(program, fx_infra.decomp.pre_convert_decomp(), can_skip=False)
-        passed = core._run_convert_passes(first)  # noqa: SLF001 - what litert-torch does itself, which replaces some
-        decomposed = fx_infra.safe_run_decompositions(passed, fx_infra.decomp.pre_lower_decomp(), can_skip=False)
+        decomposed = fx_infra.safe_run_decompositions(passed(first), fx_infra.decomp.pre_lower_decomp(), can_skip=False)
         return lacking(decomposed, "tflite", why)
 
     found = tried(program, "tflite", _TFLITE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -17,17 +17,19 @@ if TYPE_CHECKING:
 
     from edgedistill.types import Json
 
+    from .schema import Buffer, Metadata, Model
+
 
 def embed(path: Path, metadata: Json) -> None:
     """Write metadata into a file, in the place of what it held of ours."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = read(path)
-    entry: Any = _entry(model)
+    entry = _entry(model)
     if entry is None:
-        entry = schema.MetadataT()
+        entry = cast("Metadata", schema.MetadataT())
         entry.name, entry.buffer = NAME.encode(), len(model.buffers)
-        model.buffers.append(schema.BufferT())
+        model.buffers.append(cast("Buffer", schema.BufferT()))
         model.metadata = [*(model.metadata or []), entry]
     model.buffers[entry.buffer].data = np.frombuffer(text(metadata).encode(), np.uint8)
     write_atomically(path, packed(model))
@@ -37,9 +39,10 @@ def metadata(path: Path) -> Json | None:
     """What `embed` wrote; None: nothing of ours."""
     model = read(path)
     entry = _entry(model)
-    found: Json | None = json.loads(bytes(model.buffers[entry.buffer].data)) if entry is not None else None
+    data = model.buffers[entry.buffer].data if entry is not None else None
+    found: Json | None = json.loads(bytes(data)) if data is not None else None
     return found
 
 
-def _entry(model: Any) -> Any:
+def _entry(model: Model) -> Metadata | None:
     return next((entry for entry in model.metadata or [] if entry.name == NAME.encode()), None)

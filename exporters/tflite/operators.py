@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgedistill.types import Inventory, Operator
 
@@ -19,7 +19,12 @@ from .runtime import RUNTIMES
 from .versions import LITERT_VERSION, NEWEST
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from edgedistill.types import Artifact
+
+    from .schema import Graph
+    from .schema import Operator as Node
 
 _SCHEMA = 3
 _HYBRID = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL")
@@ -105,7 +110,7 @@ def _numbers(text: str) -> list[int]:
     return [int(part) for part in re.findall(r"\d+", text)]
 
 
-def _wrong(word: str, taken: list[int], types: Any) -> str:
+def _wrong(word: str, taken: list[int], types: Mapping[str, int]) -> str:
     """What tflite-runtime 2.14 computes wrong or lacks, by the types of the inputs."""
     if word in _HYBRID and taken[0] == types["FLOAT32"] and taken[1] in (types["INT8"], types["INT4"]):
         return "it gets float activations with integer weights wrong; take int8 or int8-weights there"
@@ -114,7 +119,7 @@ def _wrong(word: str, taken: list[int], types: Any) -> str:
     return ""
 
 
-def _where(graph: Any, operator: Any) -> str:
+def _where(graph: Graph, operator: Node) -> str:
     """The module of the student, told by the output's name in files that litert-torch wrote; else that name.
 
     Such a name is a path of `package.Class_attribute`, a semicolon and a number; the first part is our wrapper.
@@ -128,5 +133,5 @@ def _where(graph: Any, operator: Any) -> str:
     return ".".join(attributes[1:] if attributes[:1] == ["module"] else attributes) or "(the model itself)"
 
 
-def _text(name: Any) -> str:
+def _text(name: bytes | str) -> str:
     return name.decode(errors="replace") if isinstance(name, bytes) else str(name)

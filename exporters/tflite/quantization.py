@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgedistill.types import Array, Artifact, Precision, QuantizationScheme, Signature, TensorSpec
+from edgedistill.types import Array, Artifact, Precision, QuantizationScheme
 
 from .._shared.conversion import conversion
+from .calibration import described, ranges, signature_inputs
 from .flatbuffer import read
 from .histogram import clipped_ranges
+from .runtime import interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from ai_edge_quantizer.qtyping import QSV, OpQuantizationConfig
+
     from .histogram import Method
+    from .interpreter import Interpreter
 
 _SCHEMES = (
     QuantizationScheme("extremes", {}, placement="all operators"),
@@ -77,27 +82,16 @@ def quantize(
     float_ends = bool(chosen.options.get("float_ends")) or chosen.options.get("operators") == "weighted"
     with conversion(artifact.id, "ai-edge-quantizer"):
         _static(artifact, calibration, path, chosen, float_ends=float_ends)
-    signature = artifact.signature
-    integer = Signature(
-        as_int8(signature.inputs), as_int8(signature.outputs), signature.normalization, signature.labels
-    )
-    return Artifact.of_files(
-        path,
-        model=artifact.model,
-        fmt="tflite",
-        precision=precision,
-        signature=signature if float_ends else integer,
-        producer=made | ({"ends": "float32"} if float_ends else {}),
-    )
+    return described(path, artifact, precision, made, float_ends=float_ends)
 
 
 def _static(
     artifact: Artifact, calibration: Mapping[str, Array], path: Path, chosen: QuantizationScheme, *, float_ends: bool
 ) -> None:
-    from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe
+    from ai_edge_quantizer import qtyping, quantizer, recipe
     from ai_edge_quantizer.utils import qsv_utils
 
-    samples: Any = _samples(artifact, calibration)  # by its length and rows
+    samples = _samples(artifact, calibration)
     tool = quantizer.Quantizer(str(artifact.path), recipe.static_wi8_ai8())
     operators = qtyping.TFLOperationName
     if chosen.options.get("symmetric"):
@@ -114,15 +108,13 @@ def _static(
         for end in (operators.INPUT, operators.OUTPUT):
             tool.update_quantization_recipe(".*", end, algorithm_key="no_quantize")
     update = qsv_utils.moving_average_update if chosen.options.get("moving_average") else qsv_utils.min_max_update
-    ranges = calibrator.Calibrator(str(artifact.path), num_threads=1, qsv_update_func=update)
-    ranges.calibrate({"serving_default": samples}, tool._recipe_manager)  # noqa: SLF001 - no public way to the ranges
-    found = ranges.get_model_qsvs()
+    found = ranges(artifact.path, tool, samples, update)
     if "clip" in chosen.options:
         found = _clipped(artifact.path, found, samples, chosen.options["clip"])
     tool.quantize(found, enable_progress_report=False).export_model(str(path), overwrite=True)
 
 
-def _integers(*, symmetric: bool = False, weights_only: bool = False) -> Any:
+def _integers(*, symmetric: bool = False, weights_only: bool = False) -> OpQuantizationConfig:
     """8-bit weights per channel; with them 8-bit activations, or float ones."""
     from ai_edge_quantizer import qtyping
 
@@ -156,14 +148,15 @@ class _Rows:
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
 
+    def __iter__(self) -> Iterator[dict[str, Array]]:
+        return (self[row] for row in range(len(self)))
+
     def __getitem__(self, row: int) -> dict[str, Array]:
-        if row >= len(self):
-            raise IndexError(row)  # the end, to a loop
         pairs = zip(self.arrays.items(), self.types, strict=True)
         return {name: values[row : row + 1].astype(dtype, copy=False) for (name, values), dtype in pairs}
 
 
-def _clipped(path: Path, found: Any, samples: _Rows, method: Method) -> Any:
+def _clipped(path: Path, found: dict[str, QSV], samples: _Rows, method: Method) -> dict[str, QSV]:
     """The ranges without their outliers, by a second pass over the samples."""
     extremes = {name: (float(np.min(r["min"])), float(np.max(r["max"]))) for name, r in found.items() if _is_one(r)}
     narrow = clipped_ranges(extremes, _tensors(path, samples), method)
@@ -175,34 +168,32 @@ def _clipped(path: Path, found: Any, samples: _Rows, method: Method) -> Any:
     }
 
 
-def _is_one(found: Any) -> bool:
+def _is_one(found: QSV) -> bool:
     """Whether a tensor has one range, not one for each channel."""
     return "min" in found and np.size(found["min"]) == 1
 
 
 def _tensors(path: Path, samples: _Rows) -> Iterator[dict[str, Array]]:
     """Every float tensor of the file, sample by sample."""
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-    interpreter: Any = Interpreter(
-        str(path),
+    runtime = interpreter(
+        "litert",
+        "BUILTIN_WITHOUT_DEFAULT_DELEGATES",
+        model_path=str(path),
         num_threads=1,
         experimental_preserve_all_tensors=True,
-        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     )
-    run = interpreter.get_signature_runner("serving_default")
-    floats = [d for d in interpreter.get_tensor_details() if d["dtype"] is np.float32 and d["name"]]
+    run = runtime.get_signature_runner("serving_default")
+    floats = [d for d in runtime.get_tensor_details() if d["dtype"] is np.float32 and d["name"]]
     for row in range(len(samples)):
         run(**samples[row])
-        yield {d["name"]: value for d in floats if (value := _value(interpreter, d["index"])) is not None}
+        yield {d["name"]: value for d in floats if (value := _value(runtime, d["index"])) is not None}
 
 
-def _value(interpreter: Any, index: int) -> Array | None:
+def _value(runtime: Interpreter, index: int) -> Array | None:
     try:
-        found: Array = interpreter.get_tensor(index)
+        return runtime.get_tensor(index)
     except ValueError:  # a tensor of a delegate, or of no data
         return None
-    return found
 
 
 def _smaller_weights(source: Path, precision: Precision, path: Path) -> None:
@@ -224,14 +215,3 @@ def _smaller_weights(source: Path, precision: Precision, path: Path) -> None:
     else:
         tool.load_quantization_recipe(recipe.weight_only_wi4_afp32())
     tool.quantize(enable_progress_report=False).export_model(str(path), overwrite=True)
-
-
-def signature_inputs(path: Path) -> list[str]:
-    """Input names of the file's signature, in the order of its tensors."""
-    (signature,) = read(path).signatureDefs
-    return [tensor.name.decode() for tensor in sorted(signature.inputs, key=lambda t: t.tensorIndex)]
-
-
-def as_int8(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-    """Float ends become int8; class numbers stay what they are."""
-    return tuple(s if s.dtype.startswith("int") else TensorSpec(s.name, s.shape, "int8", s.layout) for s in specs)

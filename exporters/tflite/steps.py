@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .flatbuffer import read
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from .schema import Tensor
 
 
 def output_steps(path: Path) -> list[float]:
@@ -19,20 +21,18 @@ def output_steps(path: Path) -> list[float]:
 
     model = read(path)
     graph = model.subgraphs[0]
-    makers: dict[int, Any] = {int(i): operator for operator in graph.operators for i in operator.outputs}
-    steps = []
-    for index in map(int, graph.outputs):
+    makers = {int(i): operator for operator in graph.operators for i in operator.outputs}
+
+    def counted(index: int) -> int:
         maker = makers.get(index)
-        if (
-            maker is not None
-            and model.operatorCodes[maker.opcodeIndex].builtinCode == schema.BuiltinOperator.DEQUANTIZE
-        ):
-            index = int(maker.inputs[0])  # noqa: PLW2901 - the tensor before it
-        steps.append(_step(graph.tensors[index]))
-    return steps
+        if maker is None or model.operatorCodes[maker.opcodeIndex].builtinCode != schema.BuiltinOperator.DEQUANTIZE:
+            return index
+        return int(maker.inputs[0])  # the tensor before it
+
+    return [_step(graph.tensors[counted(int(index))]) for index in graph.outputs]
 
 
-def _step(tensor: Any) -> float:
+def _step(tensor: Tensor) -> float:
     from ai_edge_litert import schema_py_generated as schema
 
     if tensor.type not in (schema.TensorType.INT8, schema.TensorType.UINT8) or tensor.quantization is None:

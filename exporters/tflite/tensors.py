@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import re
 import sys
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +22,8 @@ from .flatbuffer import packed, read
 if TYPE_CHECKING:
     from edgedistill.types import Array, Artifact
 
+    from .interpreter import Details
+
 
 def tensors(artifact: Artifact, runtime: str, inputs: Path) -> list[TracedTensor]:
     """Every tensor for the first sample of an .npz, in the order of execution."""
@@ -31,12 +32,8 @@ def tensors(artifact: Artifact, runtime: str, inputs: Path) -> list[TracedTensor
 
 def _trace(path: str, runtime: str, inputs: str) -> list[TracedTensor]:
     session, sample = feed(opener, path, runtime, inputs)
-    library: Any = import_module(opener.RUNTIMES[runtime][0])
-    interpreter = library.Interpreter(
-        model_content=_all_outputs(path),
-        num_threads=1,
-        experimental_op_resolver_type=library.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-    )
+    content = _all_outputs(path)
+    interpreter = opener.interpreter(runtime, "BUILTIN_WITHOUT_DEFAULT_DELEGATES", model_content=content, num_threads=1)
     interpreter.allocate_tensors()
     trace = Trace()
     for told, array in zip(interpreter.get_input_details(), sample, strict=True):
@@ -46,7 +43,7 @@ def _trace(path: str, runtime: str, inputs: str) -> list[TracedTensor]:
     interpreter.invoke()
     details = {told["index"]: told for told in interpreter.get_tensor_details()}
     outputs = {told["index"]: told["name"] for told in interpreter.get_output_details()[: len(session.outputs)]}
-    for operator in interpreter._get_ops_details():  # noqa: SLF001 - no public way to the graph
+    for operator in opener.steps_of(interpreter):
         sources = [int(index) for index in operator["inputs"] if index >= 0]
         if operator["op_name"] == "SHAPE" or not any(trace.depends_on_inputs(index) for index in sources):
             continue
@@ -79,12 +76,12 @@ def _all_outputs(path: str) -> bytes:
     return packed(model)
 
 
-def _is_real(told: Any) -> bool:
+def _is_real(told: Details) -> bool:
     """A float, or an integer with a scale."""
     return bool(np.dtype(told["dtype"]).kind == "f" or len(told["quantization_parameters"]["scales"]))
 
 
-def _dequantized(array: Array, told: Any) -> Array:
+def _dequantized(array: Array, told: Details) -> Array:
     scale, zero_point = told["quantization"]
     values = array.astype(np.float32)
     return (values - zero_point) * np.float32(scale) if scale else values

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgedistill.types import Array, Artifact, Precision, Signature
+from edgedistill.types import Array, Artifact, Precision
 
 from .._shared.conversion import conversion
 from .._shared.trained import trained_ends
-from .quantization import as_int8, signature_inputs
+from .calibration import described, ranges, signature_inputs
+from .runtime import interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,7 +44,7 @@ def quantize_trained(
     Raises:
         ModelError: ai-edge-quantizer refuses the file.
     """
-    from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe
+    from ai_edge_quantizer import qtyping, quantizer, recipe
     from ai_edge_quantizer.utils import qsv_utils
 
     path = out / f"{artifact.model}-{precision.short}.tflite"
@@ -55,40 +56,21 @@ def quantize_trained(
         tool = quantizer.Quantizer(str(artifact.path), recipe.static_wi8_ai8())
         for end in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT) if float_ends else ():
             tool.update_quantization_recipe(".*", end, algorithm_key="no_quantize")
-        extremes = calibrator.Calibrator(str(artifact.path), num_threads=1, qsv_update_func=qsv_utils.min_max_update)
-        extremes.calibrate({"serving_default": feeds}, tool._recipe_manager)  # noqa: SLF001 - no public way to the ranges
-        ranges = extremes.get_model_qsvs()
+        known = ranges(artifact.path, tool, feeds, qsv_utils.min_max_update)
         found = trained_ends(trained, _tensors(artifact.path, feeds[: len(trained[0].probes)]))
         for name, ends in found.items():
-            if name in ranges:
-                ranges[name] = {
-                    end: np.full_like(ranges[name][end], value) for end, value in zip(("min", "max"), ends, strict=True)
+            if name in known:
+                known[name] = {
+                    end: np.full_like(known[name][end], value) for end, value in zip(("min", "max"), ends, strict=True)
                 }
-        tool.quantize(ranges, enable_progress_report=False).export_model(str(path), overwrite=True)
-    signature = artifact.signature
-    integer = Signature(
-        as_int8(signature.inputs), as_int8(signature.outputs), signature.normalization, signature.labels
-    )
-    return Artifact.of_files(
-        path,
-        model=artifact.model,
-        fmt="tflite",
-        precision=precision,
-        signature=signature if float_ends else integer,
-        producer={"parent": artifact.sha256, "scheme": "qat", "trained_ranges": len(found.keys() & ranges.keys())}
-        | ({"ends": "float32"} if float_ends else {}),
-    )
+        tool.quantize(known, enable_progress_report=False).export_model(str(path), overwrite=True)
+    made = {"parent": artifact.sha256, "scheme": "qat", "trained_ranges": len(found.keys() & known.keys())}
+    return described(path, artifact, precision, made, float_ends=float_ends)
 
 
 def _tensors(path: Path, feeds: Sequence[Mapping[str, Array]]) -> dict[str, list[Array]]:
     """Every float tensor of the file for some samples; the plain kernels, which keep them all."""
-    from ai_edge_litert import interpreter as litert
-
-    runtime: Any = litert.Interpreter(
-        model_path=str(path),
-        experimental_op_resolver_type=litert.OpResolverType.BUILTIN_REF,
-        experimental_preserve_all_tensors=True,
-    )
+    runtime = interpreter("litert", "BUILTIN_REF", model_path=str(path), experimental_preserve_all_tensors=True)
     runtime.allocate_tensors()
     found: dict[str, list[Array]] = {}
     for feed in feeds:

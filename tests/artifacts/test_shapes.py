@@ -6,7 +6,7 @@ import importlib
 import json
 from typing import TYPE_CHECKING, Any
 
-import flatbuffers  # type: ignore[import-untyped]  # it has no annotations
+import flatbuffers
 import numpy as np
 import onnx
 import pytest

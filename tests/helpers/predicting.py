@@ -87,7 +87,7 @@ def _window_ncnn(path: Path, kind: str, axes: int, shape: tuple[Any, ...]) -> No
 
 
 def _window_tflite(path: Path, kind: str, axes: int, shape: tuple[Any, ...]) -> None:
-    import flatbuffers  # type: ignore[import-untyped]  # it has no annotations
+    import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
     builtin = {"transposed": "TRANSPOSE_CONV", "volume": "CONV_3D"}.get(kind, "CONV_2D")

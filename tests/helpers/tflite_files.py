@@ -17,7 +17,7 @@ def write(
     path: Path, tensors: list[Any], codes: list[str], wires: list[tuple[list[int], int]], ends: list[int]
 ) -> Path:
     """A TFLite file: (shape, dtype, scale, zero point, content or None) per tensor, an operator per wire."""
-    import flatbuffers  # type: ignore[import-untyped]  # it has no annotations
+    import flatbuffers
 
     schema: Any = importlib.import_module("ai_edge_litert.schema_py_generated")
     model, graph = schema.ModelT(), schema.SubGraphT()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from .read import ncnn_inputs
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ..._ncnn import Ncnn
 
 _FREE = frozenset(
     {
@@ -109,7 +111,7 @@ def read(path: Path) -> Graph:
     Raises:
         ValueError: ncnn cannot read or run it.
     """
-    ncnn: Any = import_module("ncnn")
+    ncnn = cast("Ncnn", import_module("ncnn"))
     lines = layers_of(path)
     shapes = _shapes(ncnn, path, [blob for line in lines for blob in line.above])
     unknown: dict[str, int] = {}
@@ -125,7 +127,7 @@ def read(path: Path) -> Graph:
     return Graph(fused(layers, outputs), sizes, inputs, outputs, path.with_suffix(".bin").stat().st_size, item, unknown)
 
 
-def _shapes(ncnn: Any, path: Path, blobs: list[str]) -> dict[str, tuple[int, ...]]:
+def _shapes(ncnn: Ncnn, path: Path, blobs: list[str]) -> dict[str, tuple[int, ...]]:
     net = ncnn.Net()
     net.opt.lightmode, net.opt.num_threads = False, 1  # keep what lies between
     if net.load_param(str(path)) != 0 or net.load_model(str(path.with_suffix(".bin"))) != 0:

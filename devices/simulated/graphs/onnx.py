@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .graph import Graph, Layer, UnfitError, fused, require_one_sample, unknown_layer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+
+    from onnx import AttributeProto, NodeProto, TensorShapeProto, ValueInfoProto
 
 _ACTIVATIONS = {
     "Relu": "relu",
@@ -168,13 +171,13 @@ def read(path: Path) -> Graph:
     return Graph(fused(layers, outputs), sizes, inputs, outputs, stored, item, reader.unknown)
 
 
-def _require_shape(value: Any) -> None:
+def _require_shape(value: ValueInfoProto) -> None:
     if not value.type.tensor_type.HasField("shape"):
         raise UnfitError(f"the input {value.name} has no shape: it decides the latency", "fix its shape when exporting")
     require_one_sample(value.name, [_size(axis) for axis in value.type.tensor_type.shape.dim])
 
 
-def _size(axis: Any) -> int | None:
+def _size(axis: TensorShapeProto.Dimension) -> int | None:
     """Of an axis; none: dynamic (some exporters write 0 or -1 for it)."""
     return axis.dim_value if axis.dim_value > 0 else None
 
@@ -187,7 +190,7 @@ class _Reader:
         self.shapes = shapes
         self.unknown: dict[str, int] = {}
 
-    def layer(self, node: Any) -> Layer:
+    def layer(self, node: NodeProto) -> Layer:
         given = tuple(name for name in node.input if name and name not in self.constants)
         weights = [self.constants[name] for name in node.input if name in self.constants]
         outputs = tuple(name for name in node.output if name)
@@ -220,7 +223,12 @@ class _Reader:
         return self.shapes[name]
 
     def _convolution(
-        self, node: Any, name: str, given: tuple[str, ...], outputs: tuple[str, ...], settings: dict[str, Any]
+        self,
+        node: NodeProto,
+        name: str,
+        given: tuple[str, ...],
+        outputs: tuple[str, ...],
+        settings: Mapping[str, AttributeProto],
     ) -> Layer:
         weight_name = node.input[3] if node.op_type == "QLinearConv" else node.input[1]
         weight = self.constants.get(weight_name) or self._shape(weight_name)
@@ -241,7 +249,7 @@ class _Reader:
         )
 
     def _product(
-        self, node: Any, name: str, given: tuple[str, ...], outputs: tuple[str, ...], weights: list[list[int]]
+        self, node: NodeProto, name: str, given: tuple[str, ...], outputs: tuple[str, ...], weights: list[list[int]]
     ) -> Layer:
         matrices = [shape for shape in weights if len(shape) > 1]
         after = self._shape(outputs[0])
@@ -253,7 +261,7 @@ class _Reader:
         return Layer("matmul", name, given, outputs, math.prod(after) * depth)
 
 
-def _hides_work(node: Any) -> bool:
+def _hides_work(node: NodeProto) -> bool:
     """Whether an operator's own graphs (the branches of If, the body of Loop) hold products or convolutions."""
     return any(
         inner.op_type in _CONVOLUTIONS | _PRODUCTS or _hides_work(inner)
@@ -262,13 +270,13 @@ def _hides_work(node: Any) -> bool:
     )
 
 
-def _columns(node: Any, weight: list[int]) -> int:
+def _columns(node: NodeProto, weight: list[int]) -> int:
     """Output features of a product with a constant matrix."""
     transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
     return weight[-2] if transposed else weight[-1]
 
 
-def _constant_shape(node: Any) -> list[int]:
+def _constant_shape(node: NodeProto) -> list[int]:
     return next((list(attribute.t.dims) for attribute in node.attribute if attribute.name == "value"), [])
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .graph import Graph, Layer, UnfitError, fused, require_one_sample, unknown_layer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from openvino import Node, Output
 
 _FREE = frozenset(
     {
@@ -141,7 +144,7 @@ def read(path: Path) -> Graph:
     return Graph(fused(layers, outputs), sizes, inputs, outputs, stored, item, unknown)
 
 
-def _constants(ops: list[Any]) -> set[str]:
+def _constants(ops: Sequence[Node]) -> set[str]:
     """Names of operators that depend on no input."""
     found: set[str] = set()
     for op in ops:
@@ -151,15 +154,15 @@ def _constants(ops: list[Any]) -> set[str]:
     return found
 
 
-def _name(port: Any) -> str:
+def _name(port: Output) -> str:
     return f"{port.get_node().get_friendly_name()}:{port.get_index()}"
 
 
-def _title(port: Any) -> str:
+def _title(port: Output) -> str:
     return str(port.get_node().get_friendly_name())
 
 
-def _layer(op: Any, constants: set[str], unknown: dict[str, int]) -> Layer:
+def _layer(op: Node, constants: set[str], unknown: dict[str, int]) -> Layer:
     kind, title = op.get_type_name(), op.get_friendly_name()
     values = list(op.input_values())
     given = tuple(_name(v) for v in values if v.get_node().get_friendly_name() not in constants)
@@ -184,7 +187,7 @@ def _layer(op: Any, constants: set[str], unknown: dict[str, int]) -> Layer:
 
 
 def _convolution(
-    op: Any, title: str, given: tuple[str, ...], outputs: tuple[str, ...], unknown: dict[str, int]
+    op: Node, title: str, given: tuple[str, ...], outputs: tuple[str, ...], unknown: dict[str, int]
 ) -> Layer:
     """OpenVINO's kernels: O, I, H, W, with the groups before them where there are groups."""
     kind, settings = op.get_type_name(), op.get_attributes()

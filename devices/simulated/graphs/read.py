@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgedistill.errors import ArtifactError, PluginError, UsageError, nearest
 from edgedistill.types import file_sha256
@@ -171,7 +171,7 @@ def _key(files: tuple[Path, ...]) -> str:
 
 
 def _pnnx(files: tuple[Path, ...], shapes: list[tuple[int, ...]], work: Path) -> None:
-    package: Any = import_module("pnnx")
+    package = import_module("pnnx")
     path, *companions = files
     shutil.copyfile(path, work / "model.onnx")
     for companion in companions:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from .graph import Graph, Layer, fused, require_one_sample, unknown_layer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from ..._tflite import Convolution, Model, Operator, Tensor
 
 _FREE = frozenset(
     {
@@ -119,7 +122,7 @@ def read(path: Path) -> Graph:
     content = bytearray(path.read_bytes())
     if content[4:8] != b"TFL3":
         raise ValueError(f"{path.name} is no TFLite file: no TFL3 at byte 4")
-    model: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    model = cast("Model", schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0)))
     graph = model.subgraphs[0]
     codes = {number: name for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int)}
     names = [codes.get(max(code.builtinCode, code.deprecatedBuiltinCode), "CUSTOM") for code in model.operatorCodes]
@@ -143,7 +146,7 @@ def read(path: Path) -> Graph:
     return Graph(fused(layers, outputs), sizes, inputs, outputs, stored, item, unknown)
 
 
-def _layer(name: str, op: Any, tensors: list[Any], constant: list[bool], unknown: dict[str, int]) -> Layer:
+def _layer(name: str, op: Operator, tensors: Sequence[Tensor], constant: list[bool], unknown: dict[str, int]) -> Layer:
     given = tuple(str(n) for n in op.inputs if n >= 0 and not constant[n])
     weights = [_shape(tensors[n]) for n in op.inputs if n >= 0 and constant[n]]
     outputs = tuple(str(n) for n in op.outputs)
@@ -173,7 +176,7 @@ def _layer(name: str, op: Any, tensors: list[Any], constant: list[bool], unknown
 
 def _convolution(
     name: str,
-    op: Any,
+    op: Operator,
     title: str,
     given: tuple[str, ...],
     outputs: tuple[str, ...],
@@ -184,7 +187,7 @@ def _convolution(
     """TFLite's layouts: data N, H, W, C; kernels O, H, W, I (depthwise 1, H, W, O)."""
     depthwise = name == "DEPTHWISE_CONV_2D"
     positions = math.prod(after[1:3])
-    cin, settings = before[-1], op.builtinOptions
+    cin, settings = before[-1], cast("Convolution", op.builtinOptions)
     groups = cin if depthwise and cin > 1 else max(1, cin // weight[3]) if not depthwise else 1
     size = math.prod(weight)
     return Layer(
@@ -203,21 +206,21 @@ def _convolution(
     )
 
 
-def _axes(tensor: Any) -> list[int | None]:
+def _axes(tensor: Tensor) -> list[int | None]:
     """Sizes of an input's axes; none: dynamic. All figures in the file are those of the batch that it was made with."""
     shape, signature = _shape(tensor), tensor.shapeSignature
     signature = shape if signature is None or len(signature) != len(shape) else signature
     return [shape[place] if place == 0 or told >= 0 else None for place, told in enumerate(signature)]
 
 
-def _text(name: Any) -> str:
+def _text(name: bytes | str) -> str:
     return name.decode() if isinstance(name, bytes) else str(name)
 
 
-def _shape(tensor: Any) -> list[int]:
+def _shape(tensor: Tensor) -> list[int]:
     return [max(1, int(axis)) for axis in tensor.shape] if tensor.shape is not None else []
 
 
-def _is_constant(model: Any, tensor: Any) -> bool:
+def _is_constant(model: Model, tensor: Tensor) -> bool:
     data = model.buffers[tensor.buffer].data
     return data is not None and len(data) > 0
