@@ -20,7 +20,7 @@ from .store import keep, key_of, recall
 if TYPE_CHECKING:
     from edgedistill.types import AgentCall, Json
 
-    from .guest import Run
+    from .guest import GuestRun
 
 RUNTIMES = {
     "arm": ("onnxruntime", "tflite-runtime", "litert", "openvino", "ncnn"),
@@ -98,7 +98,7 @@ def _require(target: Target, job: AgentCall) -> None:
         )
 
 
-def _instructions(made: Run) -> Json:
+def _instructions(made: GuestRun) -> Json:
     """Of one inference, Python's call included: the middle one of several; `spread`: their quartiles' distance."""
     found = classify(made.blocks)
     low, median, high = quantiles(made.totals, n=4)

@@ -41,7 +41,7 @@ _LIBRARIES = {"arm": (), "armv7": ("usr/lib/arm-linux-gnueabihf/blas", "usr/lib/
 
 
 @dataclass(frozen=True)
-class Run:
+class GuestRun:
     """One run: the agent's document without any time, the middle inference's blocks, every inference's total."""
 
     document: Json
@@ -92,7 +92,7 @@ def environment_of(layout: Layout, scheme: str) -> dict[str, str]:
     }
 
 
-def run_guest(layout: Layout, target: Target, job: AgentCall, outputs: Path) -> Run:
+def run_guest(layout: Layout, target: Target, job: AgentCall, outputs: Path) -> GuestRun:
     """Compute every sample, then count single inferences.
 
     Raises:
@@ -116,7 +116,7 @@ def run_guest(layout: Layout, target: Target, job: AgentCall, outputs: Path) -> 
     for key in timed:
         document.pop(key, None)
     document["memory_bytes"] = memory
-    return Run(document, middle(counted), tuple(blocks.total for blocks in counted))
+    return GuestRun(document, middle(counted), tuple(blocks.total for blocks in counted))
 
 
 def _answer(command: list[str], environment: dict[str, str], job: AgentCall, target: Target) -> Json:

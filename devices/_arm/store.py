@@ -14,7 +14,7 @@ import edgedistill.agent
 from edgedistill.types import file_sha256
 
 from .counts import Blocks
-from .guest import INFERENCES, Run
+from .guest import INFERENCES, GuestRun
 
 if TYPE_CHECKING:
     from edgedistill.types import AgentCall
@@ -31,7 +31,7 @@ def key_of(layout: Layout, target: Target, job: AgentCall) -> str:
     return hashlib.sha256(json.dumps([*parts, *digests]).encode()).hexdigest()[:32]
 
 
-def recall(folder: Path, outputs: Path) -> Run | None:
+def recall(folder: Path, outputs: Path) -> GuestRun | None:
     """A kept run; its outputs go to `outputs`. None when there is none that can be read."""
     try:
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -40,10 +40,10 @@ def recall(folder: Path, outputs: Path) -> Run | None:
         shutil.copyfile(folder / "outputs.npz", outputs)
     except (OSError, EOFError, ValueError, KeyError):
         return None
-    return Run(facts["document"], blocks, tuple(facts["totals"]))
+    return GuestRun(facts["document"], blocks, tuple(facts["totals"]))
 
 
-def keep(folder: Path, run: Run, outputs: Path, artifact: Path) -> None:
+def keep(folder: Path, run: GuestRun, outputs: Path, artifact: Path) -> None:
     """Write a run whole, or not at all; one that is there already is replaced."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".keeping-", dir=folder.parent) as temporary:

@@ -125,14 +125,6 @@ def call_for(subject: Subject, device: str = "cpu") -> AgentCall:
     return AgentCall(artifact.path, subject.runtime, opener, artifact.files[1:])
 
 
-def compute(subject: Subject, inputs: Path, outputs: Path, device: str = "cpu") -> Array:
-    """The artifact's first output for every sample of an .npz, as float32 (n, ...)."""
-    job = replace(call_for(subject, device), inputs=inputs, outputs=outputs, timeout_s=3600)
-    load_device(device).run(device, job)
-    with np.load(outputs, allow_pickle=False) as archive:
-        return np.asarray(archive[archive.files[0]])
-
-
 def compute_all(
     subject: Subject, inputs: Path, outputs: Path, device: str = "cpu", *, reference_kernels: bool = False
 ) -> dict[str, Array]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from edgedistill.documents.measurements import AnyMeasurement
     from edgedistill.documents.report import BenchmarkAnswer
-    from edgedistill.measurement.measure import Samples
+    from edgedistill.measurement.measure import Latencies
     from edgedistill.recipe.document import Benchmark
     from edgedistill.types import Json
 
@@ -69,7 +69,7 @@ def benchmark(
     many = rounds or (12 if against else None)
     wanted |= {"rounds": many} if many else {}
     measurements: list[AnyMeasurement] = []
-    kept: Samples = {}
+    kept: Latencies = {}
     with progress() as events:
         for name in devices:
             measurements += figures_of(
@@ -117,7 +117,7 @@ def _require_places(devices: Sequence[str], plot: Path | None, samples: Path | N
             )
 
 
-def _keep(measurements: Sequence[AnyMeasurement], kept: Samples, plot: Path | None, samples: Path | None) -> None:
+def _keep(measurements: Sequence[AnyMeasurement], kept: Latencies, plot: Path | None, samples: Path | None) -> None:
     """Write the picture and the samples, where they are wanted."""
     import io
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from edgedistill.documents.measurements import Timed
     from edgedistill.events import Events
-    from edgedistill.measurement.measure import Samples
+    from edgedistill.measurement.measure import Latencies
     from edgedistill.recipe.benchmark import Benchmark
     from edgedistill.types import Array, Artifact
 
@@ -26,7 +26,7 @@ def measure_proven(
     settings: Benchmark,
     folder: Path,
     events: Events,
-    samples: Samples | None = None,
+    samples: Latencies | None = None,
 ) -> list[Timed]:
     """Measure every file in the runtimes of the settings' device.
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from edgedistill.documents.measurements import AnyMeasurement
     from edgedistill.events import Events
-    from edgedistill.measurement.measure import Samples
+    from edgedistill.measurement.measure import Latencies
     from edgedistill.recipe.document import Benchmark
     from edgedistill.types import Artifact
 
@@ -27,7 +27,7 @@ def figures_of(
     settings: Benchmark,
     inputs: Path | None,
     events: Events,
-    kept: Samples,
+    kept: Latencies,
 ) -> Sequence[AnyMeasurement]:
     """What files cost on `settings.device`: timed there, counted under emulation, or predicted, which runs nothing.
 

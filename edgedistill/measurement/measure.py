@@ -13,7 +13,7 @@ from edgedistill.errors import DeviceError, UsageError
 from edgedistill.plugins import load_benchmark, load_device, plugin_names
 from edgedistill.statistics.faster import Round, compare_rounds
 
-Samples: TypeAlias = "dict[str, Array]"
+Latencies: TypeAlias = "dict[str, Array]"
 """Latencies of single inferences, nanoseconds, in the order of time: `artifact/runtime/round` -> array."""
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def measure(
     settings: Benchmark,
     inputs: Path | None,
     events: Events,
-    samples: Samples | None = None,
+    samples: Latencies | None = None,
 ) -> list[Timed]:
     """Measure every subject: `rounds` fresh processes each, interleaved so that drift meets all alike.
 
@@ -44,7 +44,7 @@ def measure(
     return [measurement_of(subject, results[n :: len(found)], settings) for n, subject in enumerate(found)]
 
 
-def _collect(order: Sequence[Subject], results: Sequence[AgentAnswer], samples: Samples | None) -> None:
+def _collect(order: Sequence[Subject], results: Sequence[AgentAnswer], samples: Latencies | None) -> None:
     if samples is None:
         return
     digests = {(one.artifact.id, one.artifact.sha256) for one in order}
@@ -154,7 +154,7 @@ def measure_files(
     against: Artifact | None,
     settings: Benchmark,
     events: Events,
-    samples: Samples | None = None,
+    samples: Latencies | None = None,
     inputs: Path | None = None,
 ) -> list[Timed]:
     """Measure files; with `against`, each is compared with that file in the same rounds.
@@ -184,7 +184,7 @@ def measure_beside(
     reference: Subject,
     settings: Benchmark,
     events: Events,
-    samples: Samples | None = None,
+    samples: Latencies | None = None,
     inputs: Path | None = None,
 ) -> list[Timed]:
     """Rounds of reference, candidate, reference, candidate, ..., reference; then everyone's measurement and answer."""

@@ -13,13 +13,14 @@ import torch
 
 from edgedistill.agent import load_opener
 from edgedistill.artifacts.identify import companions_of
-from edgedistill.artifacts.running import Subject, call_for, compute, subjects
+from edgedistill.artifacts.running import Subject, call_for, subjects
 from edgedistill.parity.compare import compare
 from edgedistill.plugins import find_plugin, load_device, load_exporter, plugin_names
 from edgedistill.recipe.document import ParitySettings
 from edgedistill.release.bundle import path_in_bundle
 from edgedistill.students.convnet import ConvNet
 from edgedistill.types import Artifact, Normalization, Precision, Signature, TensorSpec, file_sha256
+from tests.helpers.answers import compute
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from edgedistill.artifacts.running import compute, subjects
+from edgedistill.artifacts.running import subjects
 from edgedistill.data.splits import Data
 from edgedistill.distillation.rounding.ranges import LearnedRange, rounded, rounded_weights
 from edgedistill.distillation.rounding.training import QuantizedStudent, terms
@@ -28,6 +28,7 @@ from edgedistill.teachers.module import Adapted, fingerprint
 from edgedistill.types import Normalization, Precision, Signature, TensorSpec, TrainedRange
 from examples.separable import Separable
 from exporters._shared.trained import trained_ends
+from tests.helpers.answers import compute
 
 if TYPE_CHECKING:
     from edgedistill.types import Array, Artifact

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.studies.zoo.models import ZOO, built
-from edgedistill.artifacts.running import compute, subjects
+from edgedistill.artifacts.running import subjects
 from edgedistill.distillation.rounding.equalizing import equalize
 from edgedistill.distillation.rounding.graph import graph_of
 from edgedistill.distillation.rounding.training import QuantizedStudent, qat_settings, terms
@@ -21,6 +21,7 @@ from edgedistill.models.graph import Recording
 from edgedistill.models.signature import signature_of
 from edgedistill.plugins import load_exporter
 from edgedistill.recipe.document import Distill
+from tests.helpers.answers import compute
 from tests.helpers.school import (
     HINT,
     SOFT,

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks.studies.zoo.models import ZOO, built
-from edgedistill.artifacts.running import compute, compute_all, subjects
+from edgedistill.artifacts.running import compute_all, subjects
 from edgedistill.conversion.candidates import choose
 from edgedistill.errors import DataError, ModelError
 from edgedistill.models.reference import of_module
@@ -23,6 +23,7 @@ from edgedistill.recipe.export import Quantize
 from edgedistill.students.convnet import ConvNet
 from edgedistill.types import Precision, QuantizationScheme
 from tests.conversion import test_candidates as test_quantizing
+from tests.helpers.answers import compute
 
 if TYPE_CHECKING:
     from pathlib import Path

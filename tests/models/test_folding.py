@@ -12,7 +12,7 @@ import torch
 import yaml
 from torch import nn
 
-from edgedistill.artifacts.running import compute, subjects
+from edgedistill.artifacts.running import subjects
 from edgedistill.conversion.export import export
 from edgedistill.distillation.rounding.training import QuantizedStudent
 from edgedistill.errors import EdgeDistillError, ModelError, RecipeError, UsageError
@@ -26,6 +26,7 @@ from edgedistill.recipe.export import Quantize
 from edgedistill.tasks.classification import correct
 from edgedistill.types import Artifact, Normalization, Precision
 from tests.conftest import SMALL, documents, edgedistill
+from tests.helpers.answers import compute
 
 if TYPE_CHECKING:
     from pathlib import Path

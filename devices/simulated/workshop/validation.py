@@ -28,7 +28,7 @@ _SEED = 0
 
 
 @dataclass(frozen=True)
-class Run:
+class Timed:
     """A board's published rows of one thread count."""
 
     device: str
@@ -46,17 +46,17 @@ class Run:
         return np.array(counts.PRIORS[self.costs])
 
 
-def arm_runs(threads: int) -> list[Run]:
+def arm_runs(threads: int) -> list[Timed]:
     """Every ARM board with float rows of so many threads."""
     return list(_arm_runs(threads))
 
 
-def _arm_runs(threads: int) -> Iterator[Run]:
+def _arm_runs(threads: int) -> Iterator[Timed]:
     for device in boards()["devices"]:
         for anchor in device["anchors"]:
             if device["kernels"] and threads in anchor.get("threads", {}):
                 times = ncnn_times(anchor["ncnn"], threads, anchor["threads"][threads], "float")
-                yield Run(device["id"], device["soc"], device["costs"], device["kernels"], times)
+                yield Timed(device["id"], device["soc"], device["costs"], device["kernels"], times)
 
 
 def validation() -> Json:
@@ -124,7 +124,7 @@ def _over_boards(found: dict[str, Validation]) -> Json:
     }
 
 
-def with_host(run: Run) -> tuple[float, Array]:
+def with_host(run: Timed) -> tuple[float, Array]:
     """Median error of the operator classes after a correction by the same networks on a host (one server's rows).
 
     What the host is expected to take is held out by family too. The second: which networks lie in their intervals,
@@ -139,7 +139,7 @@ def with_host(run: Run) -> tuple[float, Array]:
     return float(np.median(np.abs(predicted / anchors.times_ms - 1))), plain.holds(predicted)
 
 
-def few_shot(runs: list[Run]) -> dict[str, float]:
+def few_shot(runs: list[Timed]) -> dict[str, float]:
     """Median error per board when it was left out but for three random networks; their families are not tested."""
     fitted = {run.device: (run, run.counts()) for run in runs}
     rng = np.random.default_rng(_SEED)
