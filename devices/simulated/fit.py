@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -154,7 +154,8 @@ def rank_correlation(first: Array, second: Array) -> float:
     """Spearman's correlation; without ties it is Pearson's of the ranks."""
     from scipy.stats import spearmanr
 
-    return float(spearmanr(first, second)[0])
+    found: Any = spearmanr(first, second)  # a class that type checkers do not see
+    return float(found.statistic)
 
 
 def shared_prior(costs: Sequence[Array], typical: Sequence[Array]) -> Array:
