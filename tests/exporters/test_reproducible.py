@@ -20,8 +20,8 @@ import json, sys
 from pathlib import Path
 import numpy as np, torch
 from torch import nn
-from edgedistill.exporting import of_module
-from edgedistill.metadata import Origin, embedded
+from edgedistill.models.reference import of_module
+from edgedistill.artifacts.metadata import Origin, embedded
 from edgedistill.plugins import load_exporter
 from edgedistill.types import Precision
 fmt, out = sys.argv[1], Path(sys.argv[2])
