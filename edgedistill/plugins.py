@@ -14,7 +14,6 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from edgedistill.agent import load_opener
 from edgedistill.contracts import CAPABILITIES, REQUIRED, Device, Exporter, HasRuntimes, Lists, Opener
 from edgedistill.errors import PluginError, nearest
 from edgedistill.types import Runtime, Traits
@@ -259,6 +258,8 @@ def _further_faults(shelf: Shelf, plugin: Any) -> list[str]:
 
 def _opener_faults(exporter: Exporter) -> list[str]:
     """Of its runtime file, which is loaded for it; runtimes are imported inside its functions."""
+    from edgedistill.agent import load_opener
+
     try:
         opener = load_opener(str(exporter.OPENER))
     except Exception as error:  # noqa: BLE001 - whatever a foreign file does when it is loaded

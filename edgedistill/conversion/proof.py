@@ -42,11 +42,19 @@ class Answer:
 
 @dataclass(frozen=True)
 class Proof:
-    """A file's answers in the runtimes that it is for, at least one, and the runtimes that it is not for."""
+    """A file in its runtimes.
+
+    Attributes:
+        artifact: the file.
+        answers: of the runtimes that it is for, at least one.
+        refused: the runtimes that it is not for, and why.
+        apart: answers of those among them that compute it, but not as the format's reference runtime does.
+    """
 
     artifact: Artifact
     answers: tuple[Answer, ...]
     refused: Mapping[str, str]
+    apart: tuple[Answer, ...] = ()
 
     @property
     def speaks(self) -> Answer:
@@ -81,8 +89,9 @@ def prove(
     found, failed = _computed(reference, artifact, folder, refused)
     told = {**refused, **failed, **disagreements(artifact, found)}
     told = {runtime: why.removeprefix(f"not for {runtime}: ") for runtime, why in told.items()}
-    answers = [_answer(reference, artifact, tolerance, r, outputs) for r, outputs in found.items() if r not in told]
-    proof = Proof(artifact, tuple(answers), told)
+    every = [_answer(reference, artifact, tolerance, runtime, outputs) for runtime, outputs in found.items()]
+    answers, apart = ([one for one in every if (one.runtime in told) is left] for left in (False, True))
+    proof = Proof(artifact, tuple(answers), told, tuple(apart))
     return proof if answers else _refuse(proof)
 
 

@@ -92,16 +92,18 @@ def _reference(work: Work, splits: Data, artifact: Artifact, logits: dict[str, A
 
 
 def _judged(proof: Proof, reference: Reference, splits: Data, teachers: Array, out: Path) -> list[RuntimeAnswer]:
-    """Each runtime's answer; outputs and the farthest sample are kept beside it."""
+    """The answers that count; outputs and the farthest sample of each runtime are kept beside them."""
+    labels = np.asarray(splits.eval_labels)
+    kept = [_kept(proof.artifact.id, answer, reference, out) for answer in (*proof.answers, *proof.apart)]
+    return [_answer_json(proof.artifact.id, answer, labels, teachers) for answer in kept[: len(proof.answers)]]
+
+
+def _kept(artifact: str, answer: Answer, reference: Reference, out: Path) -> Answer:
     from edgedistill.conversion.proof import keep_worst
 
-    found = []
-    for answer in proof.answers:
-        name = f"{proof.artifact.id}.{answer.runtime}.npz"
-        np.savez(out / name, **dict(answer.outputs))
-        kept = keep_worst(reference, answer, out / "worst" / name, f"worst/{name}")
-        found.append(_answer_json(proof.artifact.id, kept, np.asarray(splits.eval_labels), teachers))
-    return found
+    name = f"{artifact}.{answer.runtime}.npz"
+    np.savez(out / name, **dict(answer.outputs))
+    return keep_worst(reference, answer, out / "worst" / name, f"worst/{name}")
 
 
 def _answer_json(artifact: str, answer: Answer, labels: Array, teachers: Array) -> RuntimeAnswer:
