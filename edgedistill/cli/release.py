@@ -25,17 +25,18 @@ def gate(
     summary: Annotated[Path | None, typer.Option("--summary", help="Also write a Markdown summary.")] = None,
 ) -> Answer:
     """Judge a report by a policy: exit code 0 pass, 1 fail, 3 inconclusive or invalid."""
-    from edgedistill.documents.reading import read_report
+    from edgedistill.documents.reading import needing, read_report
     from edgedistill.recipe.document import canonical, load_policy
     from edgedistill.release.gate import judge, verdict_json
     from edgedistill.report import ci
 
     loaded, judged = load_policy(policy), read_report(report)
-    verdict = judge(judged, loaded)
+    with needing(judged, report):
+        verdict = judge(judged, loaded)
     document = verdict_json(verdict, hashlib.sha256(canonical(loaded).encode()).hexdigest())
     for path, drawn in ((junit, ci.junit), (summary, ci.markdown)):
         if path is not None:
-            write(path, drawn(document, judged["name"]))
+            write(path, drawn(document, judged.get("name", "")))
     return Answer({"gate": document}, lambda: _show_gate(document), verdict.exit_code)
 
 
@@ -48,12 +49,13 @@ def _show_gate(document: GateDocument) -> None:
 @command
 def report(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> Answer:
     """Write report.html from a run's report.json."""
-    from edgedistill.documents.reading import read_report
+    from edgedistill.documents.reading import needing, read_report
     from edgedistill.report.html import render
     from edgedistill.report.plots import quality_against_latency
 
     document, page = read_report(run / "report.json"), run / "report.html"
-    write(page, render(document, quality_against_latency(document)))
+    with needing(document, run / "report.json"):
+        write(page, render(document, quality_against_latency(document)))
     return Answer({"html": str(page), "report": document}, lambda: say(str(page)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
@@ -11,6 +12,7 @@ from edgedistill.documents.report import REPORT_SCHEMA, Report
 from edgedistill.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from pydantic_core import ErrorDetails
@@ -18,13 +20,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _SHOWN = 80
 """Characters of a wrong value."""
+_MISSING = ("missing", "union_tag_not_found")
+_AGAIN = "make the report again with this version of EdgeDistill"
 
 
 def read_report(path: Path) -> Report:
-    """A report.json; what it holds beyond the known fields stays.
+    """A report.json whose fields, as far as they are there, are each of its type; unknown ones stay.
+
+    What is missing is told by those who need it (`needing`): a gate reads little of a report.
 
     Raises:
-        UsageError: it is none, is of another schema, or lacks a field.
+        UsageError: it is none, is of another schema, or a field is of another type.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -43,9 +49,31 @@ def read_report(path: Path) -> Report:
             where=f"{path}, key schema",
             expected=REPORT_SCHEMA,
             got=repr(schema),
-            fix="make the report again with this version of EdgeDistill",
+            fix=_AGAIN,
         )
-    return require(document, Report, path, "make the report again with this version of EdgeDistill")
+    wrong = [error for error in _errors(document, Report) if error["type"] not in _MISSING]
+    if wrong:
+        raise _refusal(wrong[0], document, path, _AGAIN)
+    return cast("Report", document)
+
+
+@contextmanager
+def needing(report: Report, path: Path) -> Iterator[None]:
+    """Whoever uses a report inside is told of a field that it lacks.
+
+    Raises:
+        UsageError: naming it, with its place where that is known.
+    """
+    try:
+        yield
+    except KeyError as error:
+        name = error.args[0]
+        lacking = [one for one in _errors(report, Report) if one["type"] in _MISSING and one["loc"][-1] == name]
+        if lacking:
+            raise _refusal(lacking[0], report, path, _AGAIN) from None
+        raise UsageError(
+            f"{path} lacks the field {name!r}", where=str(path), expected=f"a {name}", got="nothing", fix=_AGAIN
+        ) from None
 
 
 def require(document: object, shape: type[T], path: Path, fix: str) -> T:
@@ -54,11 +82,17 @@ def require(document: object, shape: type[T], path: Path, fix: str) -> T:
     Raises:
         UsageError: naming the first that is missing or wrong.
     """
+    for error in _errors(document, shape):
+        raise _refusal(error, document, path, fix)
+    return cast("T", document)  # what validation gives lacks the fields that the shape does not know
+
+
+def _errors(document: object, shape: type) -> list[ErrorDetails]:
     try:
         TypeAdapter(shape).validate_python(document, strict=True)
     except ValidationError as error:
-        raise _refusal(error.errors()[0], document, path, fix) from None
-    return cast("T", document)  # what validation gives lacks the fields that the shape does not know
+        return error.errors()
+    return []
 
 
 def schema() -> dict[str, JsonValue]:
@@ -68,7 +102,7 @@ def schema() -> dict[str, JsonValue]:
 
 def _refusal(error: ErrorDetails, document: object, path: Path, fix: str) -> UsageError:
     where, got = error["loc"], error["input"]
-    missing = error["type"] in ("missing", "union_tag_not_found")
+    missing = error["type"] in _MISSING
     if error["type"].startswith("union_tag"):  # of a measurement; the source tells which kind it is
         where, got = (*where, "source"), got if missing else got["source"]
     key = _key(where, document)

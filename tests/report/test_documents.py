@@ -184,12 +184,28 @@ def test_a_report_with_a_missing_field_is_a_usage_error(
 ) -> None:
     path = copied / "report.json"
     document = json.loads(path.read_text(encoding="utf-8"))
-    del document["artifacts"][0]["quality"]["ci95"]
+    (student, *_) = [n for n, one in enumerate(document["artifacts"]) if one["model"] == "student"]
+    place, field = (f"artifacts[{student}]", "versus_teacher") if verb == "gate" else ("models[0]", "quality")
+    del (document["artifacts"][student] if verb == "gate" else document["models"][0])[field]["ci95"]
     path.write_text(json.dumps(document), encoding="utf-8")
     (tmp_path / "policy.yaml").write_text("{quality: {max_drop: 0.9}}", encoding="utf-8")
     arguments = [str(path), "--policy", str(tmp_path / "policy.yaml")] if verb == "gate" else [str(copied)]
     assert main([verb, *arguments]) == 2
-    assert "artifacts[0].quality.ci95" in capsys.readouterr().err
+    assert f"{place}.{field}.ci95" in capsys.readouterr().err
+
+
+def test_a_gate_asks_of_a_report_only_what_its_checks_need(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A report as the contract has it, cut down to what a size check reads."""
+    artifact = {"id": "student-onnx-fp32", "model": "student", "format": "onnx", "precision": "fp32", "size_bytes": 10}
+    document = {"schema": "edgedistill.report/1", "models": [], "artifacts": [artifact], "measurements": []}
+    (tmp_path / "report.json").write_text(json.dumps(document), encoding="utf-8")
+    (tmp_path / "policy.yaml").write_text("{size: {max_bytes: 20}, parity: false}", encoding="utf-8")
+    arguments = [str(tmp_path / "report.json"), "--policy", str(tmp_path / "policy.yaml")]
+    assert main(["gate", *arguments]) == 0
+    artifact["size_bytes"] = "ten"
+    (tmp_path / "report.json").write_text(json.dumps(document), encoding="utf-8")
+    assert main(["gate", *arguments]) == 2
+    assert "artifacts[0].size_bytes" in capsys.readouterr().err
 
 
 def test_what_a_later_version_adds_stays(copied: Path) -> None:
