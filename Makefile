@@ -11,7 +11,7 @@ demo: .venv/.demo
 	$(BIN)/edgedistill compress examples/digits.yaml
 
 test: .venv/.dev lint
-	$(BIN)/pytest -q -n 2 --dist worksteal -m "not slow" --cov --cov-report=term --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal -m "not slow" --cov --cov-report=term --cov-fail-under=90
 
 test-slow: .venv/.dev
 	$(BIN)/pytest -q -m slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
@@ -89,10 +90,15 @@ def require(document: object, shape: type[T], path: Path, fix: str) -> T:
 
 def _errors(document: object, shape: type) -> list[ErrorDetails]:
     try:
-        TypeAdapter(shape).validate_python(document, strict=True)
+        _adapter(shape).validate_python(document, strict=True)
     except ValidationError as error:
         return error.errors()
     return []
+
+
+@cache
+def _adapter(shape: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(shape)
 
 
 def schema() -> dict[str, JsonValue]:

@@ -423,7 +423,7 @@ def test_a_run_is_kept_whole_and_recalled(tmp_path: Path) -> None:
     artifact, outputs, folder = tmp_path / "m.tflite", tmp_path / "o.npz", tmp_path / "kept" / "key"
     artifact.write_bytes(b"model")
     outputs.write_bytes(b"outputs")
-    run = guest.Run({"runtime": "litert"}, counts.Blocks({"d65f03c0": 3}, (1, 2, 3)), (3, 3, 4))
+    run = guest.GuestRun({"runtime": "litert"}, counts.Blocks({"d65f03c0": 3}, (1, 2, 3)), (3, 3, 4))
     assert store.recall(folder, tmp_path / "back.npz") is None
     store.keep(folder, run, outputs, artifact)
     store.keep(folder, run, outputs, artifact)

@@ -153,10 +153,9 @@ def test_npz_and_image_folder_data_reach_the_same_digits(recipe: Path, tmp_path:
     (tmp_path / "folder.yaml").write_text(
         text.replace("{source: digits}", "{source: image_folder, path: digits, mode: L}")
     )
-    quick = [part for change in ("export.formats=[onnx]", "teacher.train.epochs=1") for part in ("--set", change)]
     for name, samples in (("npz", 898), ("folder", 200)):
         run = tmp_path / name
-        done = edgedistill("compress", tmp_path / f"{name}.yaml", "--run", run, "--until", "distill", "--json", *quick)
+        done = edgedistill("compress", tmp_path / f"{name}.yaml", "--run", run, "--until", "data", "--json")
         assert done.returncode == 0, done.stderr
         (data,) = (run / "stages" / "data").iterdir()
         facts = json.loads((data / "data.json").read_text(encoding="utf-8"))
