@@ -115,6 +115,7 @@ def test_without_fallback_the_loss_is_told(tmp_path: Path) -> None:
     assert len(choice.rows) == 1
 
 
+@pytest.mark.long
 def test_every_scheme_is_measured_beside_fp32(tmp_path: Path) -> None:
     artifact, samples = exported("onnx", tmp_path)
     choice = choose(

@@ -109,6 +109,39 @@ def test_the_document_says_what_ran_where_and_how_long_each_stage_took(model: Pa
     assert min(document[stage] for stage in FIELDS if stage.endswith("_ms")) > 0
 
 
+@pytest.mark.parametrize(
+    ("runtime", "file"), [("onnxruntime", "student-fp32.onnx"), ("openvino", "openvino/student-fp32.xml")]
+)
+def test_called_here_it_says_what_a_process_of_its_own_says(
+    runtime: str,
+    file: str,
+    finished: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The same code without a process in between: everything it can be asked for at once."""
+    bundle = finished[0] / "bundle"
+    rows = np.load(bundle / "example_inputs.npy")
+    np.savez(tmp_path / "in.npz", image=rows)
+    wanted = ["--queries", "5", "--warmup", "0.01", "--profile", "2", "--sustained", "0.001"]
+    command = [bundle / "artifacts" / file, "--opener", opener_of(runtime), "--runtime", runtime, *wanted]
+    arguments = [str(word) for word in (*command, "--inputs", tmp_path / "in.npz")]
+    assert edgedistill.agent.main([*arguments, "--outputs", str(tmp_path / "here.npz")]) == 0
+    here = json.loads(capsys.readouterr().out)
+    code, out, _ = _run(*arguments, "--outputs", tmp_path / "there.npz")
+    there = json.loads(out)
+    assert (code, set(here)) == (0, set(there))
+    assert len(here["latency_ns"]) >= 5
+    operators = [{row["name"] for row in one["profile"]["operators"]} for one in (here, there)]
+    assert operators[0] == operators[1]
+    with np.load(tmp_path / "here.npz") as ours, np.load(tmp_path / "there.npz") as theirs:
+        assert ours.files == theirs.files
+        assert all(np.array_equal(ours[name], theirs[name]) for name in ours.files)
+    absent = [str(tmp_path / "absent"), *arguments[1:]]
+    assert edgedistill.agent.main(absent) == 3
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "artifact_refused"
+
+
 def test_memory_grows_from_stage_to_stage(model: Path) -> None:
     memory = _document(model)["memory_bytes"]
     assert set(memory) == {"baseline", "after_import", "after_load", "peak"}

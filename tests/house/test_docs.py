@@ -59,6 +59,7 @@ def test_every_command_of_the_readme_works_on_a_finished_run(
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 def test_the_python_example_runs(tmp_path: Path) -> None:
     (code,) = [text for kind, text in BLOCKS if kind == "python"]
     (tmp_path / "examples").symlink_to(ROOT / "examples")

@@ -187,6 +187,7 @@ def test_there_must_be_a_normalisation_and_it_must_fit(tmp_path: Path) -> None:
         export(model(), raw(), tmp_path / "out", to=["onnx"], normalization=two, fold=["normalization"])
 
 
+@pytest.mark.long
 def test_the_command_line_folds_and_names_mistakes(tmp_path: Path) -> None:
     (tmp_path / "nets.py").write_text("from torch import nn\nnet = lambda: nn.Linear(6, 3)\n", encoding="utf-8")
     command: list[str | Path] = ["export", "nets:net", "--input", "x:6", "--mean", "5", "--std", "2", "--to", "onnx"]
@@ -251,6 +252,7 @@ def _kept_as_the_file_took_it(run: Path, artifact: ArtifactDocument) -> None:
 @pytest.mark.parametrize(
     "folds", ["[normalization, argmax]", pytest.param("[normalization, softmax]", marks=pytest.mark.slow)]
 )
+@pytest.mark.long
 def test_a_folded_recipe_is_proved_judged_and_released_as_the_plain_one(
     folds: str, finished: tuple[Path, dict[str, Any]], recipe: Path, tmp_path: Path
 ) -> None:

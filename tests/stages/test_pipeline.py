@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from edgedistill.stages import NAMES
@@ -118,6 +119,7 @@ def test_a_gate_that_cannot_pass_exits_1_and_names_the_check_everywhere(recipe: 
     assert edgedistill("verify", copied / "bundle").returncode == 3
 
 
+@pytest.mark.long
 def test_the_example_with_an_own_model_and_checkpoint_runs(tmp_path: Path) -> None:
     folder = ROOT / "examples" / "own_model"
     quick = [

@@ -53,6 +53,7 @@ def trained(wide: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return run, documents(done)
 
 
+@pytest.mark.long
 def test_where_calibration_loses_too_much_the_trained_file_ships_and_is_no_worse(trained: Finished) -> None:
     report = trained[1]["report"]
     artifact = next(a for a in report["artifacts"] if a["id"] == "student-onnx-int8")
@@ -75,6 +76,7 @@ def test_where_calibration_loses_too_much_the_trained_file_ships_and_is_no_worse
     assert (trained[0] / artifact["path"]).is_file()
 
 
+@pytest.mark.long
 def test_what_judges_the_files_was_not_learned(trained: Finished, wide: Path) -> None:
     """The held-out rows are those that the calibrated candidates were judged with, and no others are."""
     import numpy as np
@@ -95,6 +97,7 @@ def test_what_judges_the_files_was_not_learned(trained: Finished, wide: Path) ->
     assert len(steps) == 6 * -(-(898 - 250) // 64)
 
 
+@pytest.mark.long
 def test_nothing_is_trained_twice(trained: Finished, wide: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained[0], run)

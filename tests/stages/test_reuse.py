@@ -70,6 +70,7 @@ def test_a_damaged_stage_is_made_again_with_the_same_digests(
     assert digests(answer["report"]) == digests(finished_tiny[1]["report"])
 
 
+@pytest.mark.long
 def test_kill_9_in_every_stage_then_the_same_command_finishes_with_the_same_artifacts(
     tiny: Path, finished_tiny: Finished, tmp_path: Path
 ) -> None:
