@@ -86,7 +86,7 @@ def judged(samples: Array, out: Path) -> CandidateSamples:
     return CandidateSamples({"x": samples[:100]}, out / "validation.npz", 500, agreement(expected))
 
 
-@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("fmt", ["onnx", *(pytest.param(f, marks=pytest.mark.slow) for f in FORMATS if f != "onnx")])
 def test_layers_return_to_float_until_the_loss_is_within_the_margin(fmt: str, tmp_path: Path) -> None:
     artifact, samples = exported(fmt, tmp_path)
     (tmp_path / "out").mkdir()

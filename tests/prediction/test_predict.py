@@ -536,6 +536,7 @@ def test_wrong_timings_are_named_with_row_and_column(tmp_path: Path, text: str, 
     assert told in str(caught.value)
 
 
+@pytest.mark.slow
 def test_calibrating_a_device_measures_exports_and_writes(monkeypatch: pytest.MonkeyPatch, own: Path) -> None:
     """Really measured, three tiny rounds of the few-shot suite on this machine."""
     from edgedistill.prediction import own_board as calibrating

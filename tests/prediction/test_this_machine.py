@@ -41,7 +41,13 @@ def network(tmp_path: Path) -> Path:
     return convolutions(tmp_path / "net.onnx", 64, size=112)
 
 
-@pytest.mark.parametrize("name", published.NETWORKS)
+HEAVY = ("resnet50", "googlenet")
+"""Seconds each; the others are built in the same way."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in HEAVY else n for n in published.NETWORKS]
+)
 def test_a_published_network_is_built_as_its_table_tells(name: str, tmp_path: Path) -> None:
     """Against the layers of ncnn's own files, by the features that predict: it is the network that was timed."""
     shape = (3, published.SIDE, published.SIDE)

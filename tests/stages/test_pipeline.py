@@ -128,6 +128,7 @@ def test_the_example_with_an_own_model_and_checkpoint_runs(tmp_path: Path) -> No
         "benchmark.min_queries=70",
         "distill.epochs=20",
         "export.formats=[onnx]",
+        "quantize.candidates=default",
     ]
     changes = [part for change in quick for part in ("--set", change)]
     done = edgedistill("compress", folder / "own_model.yaml", "--run", tmp_path / "run", "--json", *changes)
